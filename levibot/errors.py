@@ -1,0 +1,112 @@
+"""Every exception that LeviBot raises.
+
+LeviBotError
+├── UsageError                a call that cannot work as written (exit code 2)
+│   ├── SettingsError             a setting is missing or out of its limits
+│   ├── UnknownSymbol             a symbol that this market does not have
+│   └── DataError                 bars, features or labels that break their schema
+├── StoreError                a store answered with an error
+│   └── StoreUnavailable          a store does not answer, or its circuit is open
+├── SourceError               a market source failed
+│   └── SourceUnavailable         a market source does not answer
+├── RegistryError             a model version is missing, broken or refused
+├── NotReady                  what is asked for is not there yet, or too old to be used
+└── ProcessError              a process that LeviBot runs did not start or stop
+    └── PortInUse                 a port is taken by somebody else
+
+A message says what, which value, which limit; `hint` says what to do.
+"""
+
+
+class LeviBotError(Exception):
+    """The root of the tree. `code` is the stable name that HTTP answers and `--json` output carry."""
+
+    code = "internal"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions travel between actors; the default reduce loses keyword arguments.
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(kind: type[LeviBotError], message: str, hint: str) -> LeviBotError:
+    return kind(message, hint=hint)
+
+
+class UsageError(LeviBotError):
+    """A call that cannot work as written."""
+
+    code = "usage"
+
+
+class SettingsError(UsageError):
+    """A setting is missing or out of its limits."""
+
+    code = "settings"
+
+
+class UnknownSymbol(UsageError):
+    """A symbol that this market does not have."""
+
+    code = "unknown_symbol"
+
+
+class DataError(UsageError):
+    """Bars, features or labels that break their schema."""
+
+    code = "bad_data"
+
+
+class StoreError(LeviBotError):
+    """A store answered with an error."""
+
+    code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """A store does not answer, or its circuit is open."""
+
+    code = "store_unavailable"
+
+
+class SourceError(LeviBotError):
+    """A market source failed."""
+
+    code = "source_error"
+
+
+class SourceUnavailable(SourceError):
+    """A market source does not answer."""
+
+    code = "source_unavailable"
+
+
+class RegistryError(LeviBotError):
+    """A model version is missing, broken or refused."""
+
+    code = "registry"
+
+
+class NotReady(LeviBotError):
+    """What is asked for is not there yet, or too old to be used."""
+
+    code = "not_ready"
+
+
+class ProcessError(LeviBotError):
+    """A process that LeviBot runs did not start or stop."""
+
+    code = "process"
+
+
+class PortInUse(ProcessError):
+    """A port is taken by somebody else."""
+
+    code = "port_in_use"

@@ -1,0 +1,1 @@
+"""Bars, symbols and the sources they come from."""

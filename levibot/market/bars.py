@@ -1,0 +1,113 @@
+"""Finished bars of one or many symbols, as arrays.
+
+A bar's `ts` is its opening instant. What it holds is known at `ts + interval`, its close, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+TimeArray = npt.NDArray[np.datetime64]  # datetime64[us], UTC
+
+FIELDS = ("open", "high", "low", "close", "volume")
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Finished bars of one symbol, oldest first.
+
+    ts: (T,) datetime64[us] UTC, opening instants, strictly increasing; outages are missing rows.
+    open, high, low, close: (T,) > 0 in quote currency. volume: (T,) >= 0 in base currency. No NaN.
+    """
+
+    symbol: str
+    interval: timedelta
+    ts: TimeArray
+    open: FloatArray
+    high: FloatArray
+    low: FloatArray
+    close: FloatArray
+    volume: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def between(self, start: datetime | None = None, end: datetime | None = None) -> Bars:
+        """The bars that open in [start, end)."""
+        first = 0 if start is None else int(np.searchsorted(self.ts, to_datetime64(start)))
+        last = len(self) if end is None else int(np.searchsorted(self.ts, to_datetime64(end)))
+        return self._rows(slice(first, max(first, last)))
+
+    def closed_by(self, as_of: datetime) -> Bars:
+        """The bars whose close is known at `as_of`."""
+        return self.between(end=as_of - self.interval + timedelta(microseconds=1))
+
+    def tail(self, n: int) -> Bars:
+        """The newest `n` bars."""
+        return self._rows(slice(max(0, len(self) - n), len(self)))
+
+    def _rows(self, rows: slice) -> Bars:
+        return Bars(self.symbol, self.interval, self.ts[rows], *(getattr(self, f)[rows] for f in FIELDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Bars of several symbols on one time axis.
+
+    ts: (T,) the union of the symbols' opening instants, strictly increasing. An outage of the whole market is
+    no row at all. Each field: (T, S), NaN in a row where that symbol has no bar.
+    """
+
+    symbols: tuple[str, ...]
+    interval: timedelta
+    ts: TimeArray
+    open: FloatArray
+    high: FloatArray
+    low: FloatArray
+    close: FloatArray
+    volume: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    @classmethod
+    def align(cls, bars: Mapping[str, Bars]) -> Panel:
+        """Put each symbol's bars on the union of their instants. All must share one interval."""
+        symbols = tuple(bars)
+        ts = np.unique(np.concatenate([b.ts for b in bars.values()]))
+        fields = {f: np.full((len(ts), len(symbols)), np.nan) for f in FIELDS}
+        for column, b in enumerate(bars.values()):
+            rows = np.searchsorted(ts, b.ts)
+            for f in FIELDS:
+                fields[f][rows, column] = getattr(b, f)
+        return cls(symbols, next(iter(bars.values())).interval, ts, **fields)
+
+    def rows(self, rows: slice) -> Panel:
+        """A cut of the time axis."""
+        return Panel(self.symbols, self.interval, self.ts[rows], *(getattr(self, f)[rows] for f in FIELDS))
+
+    def tail(self, n: int) -> Panel:
+        """The newest `n` rows."""
+        return self.rows(slice(max(0, len(self) - n), len(self)))
+
+    @property
+    def closes_at(self) -> TimeArray:
+        """(T,) when each row is known."""
+        return self.ts + np.timedelta64(self.interval)
+
+
+def to_datetime64(instant: datetime) -> np.datetime64:
+    """An aware instant as datetime64[us] in UTC."""
+    return np.datetime64(instant.astimezone(UTC).replace(tzinfo=None), "us")
+
+
+def to_datetime(instant: np.datetime64) -> datetime:
+    """A datetime64 in UTC as an aware instant."""
+    value: datetime = instant.astype("datetime64[us]").item()
+    return value.replace(tzinfo=UTC)

@@ -1,0 +1,158 @@
+"""The only reader of the environment. Built once at each process's entry and passed down."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from levibot.clock import Clock, ReplayClock, SystemClock
+from levibot.errors import SettingsError
+
+SourceName = Literal["simulated", "parquet", "exchange"]
+
+INTERVALS = {
+    "1m": timedelta(minutes=1),
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "4h": timedelta(hours=4),
+    "1d": timedelta(days=1),
+}
+DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default. Each field is the variable `LEVIBOT_<FIELD>`.
+
+    Raises SettingsError through `load`, with one sentence a field.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LEVIBOT_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".levibot"), description="state folder: stores, models, logs")
+
+    source: SourceName = Field("simulated", description="where bars come from")
+    market: Path | None = Field(None, description="folder of a recorded market (source=parquet)")
+    symbols: Annotated[tuple[str, ...], NoDecode] = Field(DEFAULT_SYMBOLS, min_length=1)
+    bar_interval: Literal["1m", "5m", "15m", "1h", "4h", "1d"] = "1h"
+    edge: float = Field(0.03, ge=0.0, le=0.1, description="planted edge of the simulated market")
+    seed: int = Field(7, ge=0, description="seed of the simulated market and of training")
+    exchange: str = Field("binance", description="ccxt exchange id (source=exchange)")
+
+    train_start: datetime | None = Field(None, description="first bar that training sees")
+    replay_start: datetime | None = Field(None, description="where the replay of a market begins")
+    replay_speed: float = Field(1.0, gt=0.0, le=1000.0, description="bars a second in a replay")
+    replay_wall_start: datetime | None = Field(None, description="wall instant of `replay_start`; set by `up`")
+
+    fresh_bars: float = Field(2.0, gt=0.0, description="a value is stale when older than this many bars")
+    usable_bars: float = Field(24.0, gt=0.0, description="a signal older than this many bars is refused")
+    feature_ttl_s: float = Field(60.0, gt=0.0, description="life of a feature vector in Redis")
+
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(8000, ge=1, le=65535)
+    dashboard_port: int = Field(8265, ge=1, le=65535)
+
+    redis_url: str | None = Field(None, description="your Redis, instead of the embedded server")
+    postgres_dsn: str | None = Field(None, description="your PostgreSQL or TimescaleDB")
+    clickhouse_url: str | None = Field(None, description="your ClickHouse, instead of the engine in process")
+    store_timeout_s: float = Field(2.0, gt=0.0, le=60.0)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Settings of the environment, with `overrides` on top. Raises SettingsError."""
+        try:
+            return cls(**overrides)
+        except ValidationError as exc:
+            problem = exc.errors()[0]
+            name = "LEVIBOT_" + "_".join(str(part) for part in problem["loc"][:1]).upper()
+            message = f"{name} is {problem['input']!r}: {problem['msg']}."
+            if not problem["loc"]:
+                message = problem["msg"].removeprefix("Value error, ")
+            raise SettingsError(message) from exc
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _split_symbols(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(s.strip().upper() for s in value.split(",") if s.strip())
+        return value
+
+    @field_validator("symbols")
+    @classmethod
+    def _check_symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for symbol in value:
+            if not (symbol.isascii() and symbol.isalnum() and 2 <= len(symbol) <= 20):
+                raise ValueError(f"{symbol!r} is no symbol: 2 to 20 letters and digits, like BTCUSDT")
+        if len(set(value)) != len(value):
+            raise ValueError("a symbol is named twice")
+        return value
+
+    @field_validator("train_start", "replay_start", "replay_wall_start")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    @field_validator("home", "market")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        # Processes of one run start in different folders.
+        return None if value is None else value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.source == "parquet" and self.market is None:
+            raise ValueError("source parquet needs the market's folder: set LEVIBOT_MARKET (or --path).")
+        return self
+
+    @property
+    def interval(self) -> timedelta:
+        return INTERVALS[self.bar_interval]
+
+    @property
+    def market_id(self) -> str:
+        """Names one market among those that a state folder may hold; bars and models carry it."""
+        if self.source == "parquet":
+            return f"parquet:{self.market}:{self.bar_interval}"
+        if self.source == "exchange":
+            return f"exchange:{self.exchange}:{self.bar_interval}"
+        return f"simulated:seed={self.seed}:edge={self.edge:g}:{self.bar_interval}"
+
+    def clock(self) -> Clock:
+        """The market's own clock: replayed for recorded and simulated markets, the system's for a live one."""
+        if self.source == "exchange":
+            return SystemClock()
+        if self.replay_start is None or self.replay_wall_start is None:
+            raise SettingsError(
+                "The replay clock is not set.",
+                hint="Start the system with `python -m levibot up`, or set LEVIBOT_REPLAY_START and "
+                "LEVIBOT_REPLAY_WALL_START.",
+            )
+        rate = self.interval.total_seconds() * self.replay_speed
+        return ReplayClock(self.replay_start, self.replay_wall_start, rate)
+
+    def environment(self) -> dict[str, str]:
+        """These settings as variables, for a process started by this one."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        as_text = {
+            name: ",".join(v) if isinstance(v, tuple) else v.isoformat() if isinstance(v, datetime) else str(v)
+            for name, v in values.items()
+            if v is not None
+        }
+        return {f"LEVIBOT_{name.upper()}": text for name, text in as_text.items()}
+
+
+def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
+    """The environment for a process of ours: this one's, with the settings and this interpreter's tools first."""
+    tools = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    return {**os.environ, "PATH": f"{tools}{os.pathsep}{path}", **settings.environment(), **extra}
