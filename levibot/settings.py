@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Processes of one run start in different folders.
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else value.expanduser().resolve()
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
