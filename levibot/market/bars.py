@@ -52,6 +52,11 @@ class Bars:
         """The newest `n` bars."""
         return self._rows(slice(max(0, len(self) - n), len(self)))
 
+    def then(self, later: Bars) -> Bars:
+        """These bars followed by `later` ones of the same symbol."""
+        joined = (np.concatenate([getattr(self, f), getattr(later, f)]) for f in ("ts", *FIELDS))
+        return Bars(self.symbol, self.interval, *joined)
+
     def _rows(self, rows: slice) -> Bars:
         return Bars(self.symbol, self.interval, self.ts[rows], *(getattr(self, f)[rows] for f in FIELDS))
 

@@ -1,0 +1,117 @@
+"""The owner of the event store: everything that happens is written here.
+
+The ClickHouse engine in process allows one process a path, so one actor holds it for the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import TypeVar
+
+import ray
+from ray.actor import ActorHandle
+
+from actors import NAMESPACE
+from levibot.settings import Settings
+from levibot.stores.embedded import endpoints
+from levibot.stores.events import Event, EventStore
+from levibot.telemetry.logging import configure_logging
+
+T = TypeVar("T")
+
+NAME = "event_log"
+MAX_BATCH = 5_000
+
+
+class EventLog:
+    """Appends events in groups: one write for all callers that wait, and each is answered when it is durable."""
+
+    def __init__(self, settings: Settings) -> None:
+        configure_logging(settings.log_level, NAME)
+        # The engine belongs to one thread.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse")
+        self._settings = settings
+        self._store: EventStore | None = None
+        self._waiting: list[tuple[Sequence[Event], asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def append(self, events: Sequence[Event]) -> int:
+        """Write events; returns how many, once they are durable. A repeat of the same event is one event."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((events, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_waiting())
+        await done
+        return len(events)
+
+    async def read(
+        self,
+        limit: int,
+        event_type: str | None = None,
+        symbol: str | None = None,
+        since: datetime | None = None,
+    ) -> list[Event]:
+        """The newest events first."""
+        return await self._run(lambda store: store.read(limit, event_type, symbol, since))
+
+    async def count(self) -> int:
+        """How many events are stored."""
+        return await self._run(EventStore.count)
+
+    async def ping(self) -> bool:
+        """True once the actor and its engine answer."""
+        await self._run(EventStore.ping)
+        return True
+
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            group: list[tuple[Sequence[Event], asyncio.Future[None]]] = []
+            n_events = 0
+            while self._waiting and (not group or n_events + len(self._waiting[0][0]) <= MAX_BATCH):
+                group.append(self._waiting.pop(0))
+                n_events += len(group[-1][0])
+            outcome: BaseException | None = None
+            try:
+                rows = [event for events, _ in group for event in events]
+                await self._run(lambda store, rows=rows: store.append(rows))
+            except Exception as exc:  # noqa: BLE001 - handed to each caller that waits, below
+                outcome = exc
+            for _, done in group:
+                if done.done():
+                    continue
+                if outcome is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(outcome)
+
+    async def _run(self, call: Callable[[EventStore], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_store, call)
+
+    def _with_store(self, call: Callable[[EventStore], T]) -> T:
+        # Opened here and not in the constructor: an actor whose constructor fails is never restarted.
+        if self._store is None:
+            self._store = EventStore.open(endpoints(self._settings).clickhouse)
+        return call(self._store)
+
+
+def start(settings: Settings) -> ActorHandle:
+    """The cluster's event log, started if it is not there yet."""
+    return (
+        ray.remote(EventLog)
+        .options(
+            name=NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            # An append that meets the actor's death is sent again: events carry their own identity.
+            max_task_retries=-1,
+            num_cpus=0,
+            max_concurrency=1000,
+        )
+        .remote(settings)
+    )
+
