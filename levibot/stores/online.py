@@ -230,11 +230,12 @@ class OnlineStore:
         try:
             fields = json.loads(text)
             signal = Signal(**fields | {"as_of": datetime.fromisoformat(fields["as_of"])})
+            freshness, _ = self.freshness(signal.as_of)
         except (ValueError, TypeError, KeyError) as exc:
             raise StoreError(f"{key} does not hold a signal: {exc}.", hint="Delete the key.") from exc
         if (signal.market_id, signal.view_version) != (self.market_id, self.view_version):
             return None
-        return None if self.freshness(signal.as_of)[0] is Freshness.MISSING else signal
+        return None if freshness is Freshness.MISSING else signal
 
     def _reading(self, symbol: str, key: str, data: bytes | None) -> FeatureReading:
         missing = FeatureReading(symbol, Freshness.MISSING, None, None, {}, None)
