@@ -1,0 +1,33 @@
+"""From what a signal wants to what is ordered. Shared by the backtest and the live path."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from levibot.market.bars import FloatArray
+
+
+@njit(cache=True)
+def apply_no_trade_band(target: FloatArray, weight: FloatArray, band: float, ordered: FloatArray) -> None:
+    """Write into `ordered` the targets that are worth their cost (Davis & Norman 1990).
+
+    target, weight: (S,) wanted and present position as fractions of equity; NaN target = no order.
+    band: half-width >= 0 in fractions of equity. A position within the band of its target is left alone
+    (NaN), one beyond it is moved to the band's edge, not to its middle. A band of 0 passes every target through.
+    """
+    for s in range(target.shape[0]):
+        gap = target[s] - weight[s]
+        if band == 0.0:
+            ordered[s] = target[s]
+        elif np.isnan(gap) or abs(gap) <= band:
+            ordered[s] = np.nan
+        else:
+            ordered[s] = target[s] - np.copysign(band, gap)
+
+
+def banded(target: FloatArray, weight: FloatArray, band: float) -> FloatArray:
+    """`apply_no_trade_band` as a value: (S,) orders as fractions of equity, NaN = none."""
+    ordered = np.empty(len(target))
+    apply_no_trade_band(np.asarray(target, np.float64), np.asarray(weight, np.float64), band, ordered)
+    return ordered
