@@ -1,0 +1,71 @@
+"""What a feature is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+
+from levibot.errors import UsageError
+from levibot.features.inputs import HALF_LIVES, SLOW_HALF_LIFE_BARS, Inputs
+from levibot.market.bars import FloatArray
+
+# Rows behind a value of `sigma_slow`: its window of returns, and the close before the first of them.
+SIGMA_ROWS = HALF_LIVES * SLOW_HALF_LIFE_BARS + 1
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number per symbol and bar, defined once for history and for live.
+
+    unit: what one unit of the value is. source: where the formula comes from. inputs: the bar fields read.
+    warmup_bars: rows, with its own, that a value can depend on when no bar is missing. A window of that many
+    rows, plus FILL_LIMIT for holes, gives the value that all of history gives. A younger symbol has a value
+    as soon as the formula allows: vol_slow, and all that is scaled by it, after SLOW_MIN_BARS returns.
+    formula: called as formula(inputs, **parameters); returns (T, S). NaN where the value is not known: before
+    the symbol has enough bars, after a hole longer than FILL_LIMIT, and where a denominator is zero.
+    """
+
+    name: str
+    family: str
+    unit: str
+    source: str
+    inputs: tuple[str, ...]
+    warmup_bars: int
+    formula: Callable[..., FloatArray]
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def compute(self, inputs: Inputs) -> FloatArray:
+        """The feature over the whole panel, (T, S)."""
+        return self.formula(inputs, **dict(self.parameters))
+
+    @property
+    def definition(self) -> str:
+        """All that decides the value, as text: the fields, the source of the formula and of what it calls."""
+        head = repr((self.name, self.family, self.unit, self.inputs, self.warmup_bars, self.parameters))
+        return "\n".join([head, *_sources(self.formula, set())])
+
+
+def _sources(function: Callable[..., object], seen: set[str]) -> Iterator[str]:
+    """Source of a function, then of the functions and constants of this package that it names."""
+    if not isinstance(function, FunctionType):
+        raise UsageError(f"A formula must be a plain function, not {function!r}.")
+    key = f"{function.__module__}.{function.__qualname__}"
+    if key in seen:
+        return
+    seen.add(key)
+    yield inspect.getsource(function)
+    for name in _global_names(function.__code__):
+        value = function.__globals__.get(name)
+        if isinstance(value, FunctionType) and value.__module__.split(".")[0] == "levibot":
+            yield from _sources(value, seen)
+        elif isinstance(value, int | float | str | tuple):
+            yield f"{name} = {value!r}"
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)

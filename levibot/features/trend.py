@@ -1,0 +1,122 @@
+"""Where the price stands against its own past: trend, moving averages, channels, RSI."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from levibot.features.feature import SIGMA_ROWS, Feature
+from levibot.features.inputs import Inputs
+from levibot.features.rolling import decayed_sum, lag, ratio, rolling_max, rolling_mean, rolling_min
+from levibot.market.bars import FloatArray
+
+RSI_WINDOWS = 10  # in units of the RSI's length; weights beyond, 1/e^10 of all, are dropped
+
+
+def trend(inputs: Inputs, bars: int) -> FloatArray:
+    """log(C / C[-bars]) / (sigma_slow · √bars), not clipped."""
+    return inputs.scaled_change(bars)
+
+
+def relative_trend(inputs: Inputs, bars: int) -> FloatArray:
+    """`trend` minus its mean over the symbols that have a bar in the row and a trend."""
+    own = inputs.scaled_change(bars)
+    return own - inputs.across(own)
+
+
+def sma_gap(inputs: Inputs, bars: int) -> FloatArray:
+    """log(C / mean of the last closes) / (sigma_slow · √bars)."""
+    gap = inputs.log_close - np.log(rolling_mean(inputs.close, bars))
+    return ratio(gap, inputs.sigma_slow * math.sqrt(bars))
+
+
+def donchian(inputs: Inputs, bars: int) -> FloatArray:
+    """Place of the close between the lowest low (0) and the highest high (1) of the window."""
+    lowest = rolling_min(inputs.low, bars)
+    return ratio(inputs.close - lowest, rolling_max(inputs.high, bars) - lowest)
+
+
+def rsi(inputs: Inputs, bars: int) -> FloatArray:
+    """Share of the smoothed rises in all smoothed moves, 0 to 100, smoothed with Wilder's weight 1 / bars.
+
+    Wilder's average never forgets; this one sees RSI_WINDOWS · bars moves. NaN if the price did not move.
+    """
+    move = inputs.close - lag(inputs.close, 1)
+    decay, window = 1.0 - 1.0 / bars, RSI_WINDOWS * bars
+    rises = decayed_sum(np.maximum(move, 0.0), decay, window)
+    return 100.0 * ratio(rises, decayed_sum(np.abs(move), decay, window))
+
+
+def _trend(bars: int) -> Feature:
+    return Feature(
+        name=f"trend_{bars}",
+        family="trend",
+        unit="standard deviations",
+        source="Moskowitz, Ooi & Pedersen 2012: past return over ex-ante volatility",
+        inputs=("close",),
+        warmup_bars=max(SIGMA_ROWS, bars + 1),
+        formula=trend,
+        parameters=(("bars", bars),),
+    )
+
+
+def _relative_trend(bars: int) -> Feature:
+    return Feature(
+        name=f"relative_trend_{bars}",
+        family="trend",
+        unit="standard deviations",
+        source="Jegadeesh & Titman 1993: past return against the cross-section, here scaled by volatility",
+        inputs=("close",),
+        warmup_bars=max(SIGMA_ROWS, bars + 1),
+        formula=relative_trend,
+        parameters=(("bars", bars),),
+    )
+
+
+def _sma_gap(bars: int) -> Feature:
+    return Feature(
+        name=f"sma_gap_{bars}",
+        family="trend",
+        unit="standard deviations",
+        source="Brock, Lakonishok & LeBaron 1992: price against its moving average, as a distance",
+        inputs=("close",),
+        warmup_bars=max(SIGMA_ROWS, bars),
+        formula=sma_gap,
+        parameters=(("bars", bars),),
+    )
+
+
+def _donchian(bars: int) -> Feature:
+    return Feature(
+        name=f"donchian_{bars}",
+        family="trend",
+        unit="share of the channel",
+        source="Donchian channel: the highest high and lowest low of the window",
+        inputs=("high", "low", "close"),
+        warmup_bars=bars,
+        formula=donchian,
+        parameters=(("bars", bars),),
+    )
+
+
+def _rsi(bars: int) -> Feature:
+    return Feature(
+        name=f"rsi_{bars}",
+        family="trend",
+        unit="percent",
+        source="Wilder 1978, New Concepts in Technical Trading Systems, with a finite window",
+        inputs=("close",),
+        warmup_bars=RSI_WINDOWS * bars + 1,
+        formula=rsi,
+        parameters=(("bars", bars),),
+    )
+
+
+TREND = (
+    *(_trend(bars) for bars in (168, 336, 672, 1344)),
+    *(_relative_trend(bars) for bars in (168, 336, 672, 1344)),
+    *(_sma_gap(bars) for bars in (24, 168, 672)),
+    *(_donchian(bars) for bars in (24, 168, 672)),
+    *(_rsi(bars) for bars in (14, 72)),
+)
