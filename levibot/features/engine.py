@@ -9,6 +9,10 @@ from levibot.features.inputs import Inputs
 from levibot.features.view import FeatureView
 from levibot.market.bars import FloatArray, Panel
 
+# Most formulas read a few days, and only the volatility that scales them reads months: in the tail each
+# formula runs on the shortest of these windows that holds what it reads.
+TAIL_TIERS = (192, 768)
+
 
 def compute(view: FeatureView, panel: Panel) -> FloatArray:
     """Every feature of `view` for every row of `panel`: (T, S, F), F in the view's order.
@@ -32,4 +36,11 @@ def compute_tail(view: FeatureView, panel: Panel, rows: int) -> FloatArray:
     """
     if not 1 <= rows <= len(panel):
         raise UsageError(f"{rows} rows of features are asked of a panel of {len(panel)} rows.")
-    return compute(view, panel.tail(view.warmup_bars + rows))[-rows:]
+    whole = Inputs(panel.tail(view.warmup_bars + rows))
+    tiers = [whole.tail(bars + rows) for bars in TAIL_TIERS if bars < view.warmup_bars]
+    out = np.empty((rows, len(panel.symbols), len(view.features)))
+    for position, feature in enumerate(view.features):
+        inputs = next((tier for tier in tiers if feature.window_bars + rows <= len(tier.panel)), whole)
+        out[:, :, position] = feature.compute(inputs)[-rows:]
+    out[~whole.has_bar[-rows:]] = np.nan
+    return out

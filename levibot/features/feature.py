@@ -20,9 +20,7 @@ class Feature:
     """One number per symbol and bar, defined once for history and for live.
 
     unit: what one unit of the value is. source: where the formula comes from. inputs: the bar fields read.
-    warmup_bars: rows, with its own, that a value can depend on when no bar is missing. A window of that many
-    rows, plus FILL_LIMIT for holes, gives the value that all of history gives. A younger symbol has a value
-    as soon as the formula allows: vol_slow, and all that is scaled by it, after SLOW_MIN_BARS returns.
+    window_bars: rows, with its own, that the formula reads itself. scaled: it also reads `Inputs.sigma_slow`.
     formula: called as formula(inputs, **parameters); returns (T, S). NaN where the value is not known: before
     the symbol has enough bars, after a hole longer than FILL_LIMIT, and where a denominator is zero.
     """
@@ -32,9 +30,19 @@ class Feature:
     unit: str
     source: str
     inputs: tuple[str, ...]
-    warmup_bars: int
+    window_bars: int
     formula: Callable[..., FloatArray]
     parameters: tuple[tuple[str, float], ...] = ()
+    scaled: bool = False
+
+    @property
+    def warmup_bars(self) -> int:
+        """Rows, with its own, that a value can depend on when no bar is missing.
+
+        A window of that many rows, plus FILL_LIMIT for holes, gives the value that all of history gives. A
+        younger symbol has a value as soon as the formula allows: what is scaled, after SLOW_MIN_BARS returns.
+        """
+        return max(self.window_bars, SIGMA_ROWS) if self.scaled else self.window_bars
 
     def compute(self, inputs: Inputs) -> FloatArray:
         """The feature over the whole panel, (T, S)."""
@@ -43,7 +51,9 @@ class Feature:
     @property
     def definition(self) -> str:
         """All that decides the value, as text: the fields, the source of the formula and of what it calls."""
-        head = repr((self.name, self.family, self.unit, self.inputs, self.warmup_bars, self.parameters))
+        head = repr(
+            (self.name, self.family, self.unit, self.inputs, self.window_bars, self.scaled, self.parameters)
+        )
         return "\n".join([head, *_sources(self.formula, set())])
 
 

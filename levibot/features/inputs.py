@@ -34,9 +34,11 @@ class Inputs:
     In a row without a bar, at most FILL_LIMIT rows after the symbol's last one: high, low and close are that
     last close, volume is zero. The return over a hole is seen in the row in which the bars come back. Farther
     from the last bar everything is NaN. Raises DataError on a price that is not positive.
+    longer: inputs of a panel that ends with this one; what needs more rows than this panel has is taken there.
     """
 
     panel: Panel
+    longer: Inputs | None = None
     _scaled_changes: dict[int, FloatArray] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -53,6 +55,8 @@ class Inputs:
 
     @cached_property
     def close(self) -> FloatArray:
+        if self.longer is not None:
+            return self.longer.close[-len(self.panel) :]
         return carry_forward(self.panel.close, FILL_LIMIT)
 
     @cached_property
@@ -84,12 +88,18 @@ class Inputs:
     @cached_property
     def sigma_slow(self) -> FloatArray:
         """Volatility per bar, half-life SLOW_HALF_LIFE_BARS. NaN for a market that does not move."""
+        if self.longer is not None:
+            return self.longer.sigma_slow[-len(self.panel) :]
         return _sigma(self.squared_return, SLOW_HALF_LIFE_BARS, SLOW_MIN_BARS)
 
     @cached_property
     def sigma_fast(self) -> FloatArray:
         """Volatility per bar, half-life FAST_HALF_LIFE_BARS. NaN for a market that does not move."""
         return _sigma(self.squared_return, FAST_HALF_LIFE_BARS, FAST_MIN_BARS)
+
+    def tail(self, rows: int) -> Inputs:
+        """Inputs of the newest `rows` rows, with the closes and volatilities of these."""
+        return Inputs(self.panel.tail(rows), longer=self)
 
     def scaled_change(self, bars: int) -> FloatArray:
         """log(C / C[-bars]) / (sigma_slow · √bars): the change in its own standard deviations."""

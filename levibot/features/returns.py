@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from levibot.features.feature import SIGMA_ROWS, Feature
+from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.market.bars import FloatArray
 
@@ -19,9 +19,10 @@ def _scaled_return(bars: int) -> Feature:
         unit="standard deviations",
         source="Moskowitz, Ooi & Pedersen 2012: past return over ex-ante volatility",
         inputs=("close",),
-        warmup_bars=max(SIGMA_ROWS, bars + 1),
+        window_bars=bars + 1,
         formula=scaled_return,
         parameters=(("bars", bars),),
+        scaled=True,
     )
 
 

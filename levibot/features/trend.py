@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from levibot.features.feature import SIGMA_ROWS, Feature
+from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.rolling import decayed_sum, lag, ratio, rolling_max, rolling_mean, rolling_min
 from levibot.market.bars import FloatArray
@@ -55,9 +55,10 @@ def _trend(bars: int) -> Feature:
         unit="standard deviations",
         source="Moskowitz, Ooi & Pedersen 2012: past return over ex-ante volatility",
         inputs=("close",),
-        warmup_bars=max(SIGMA_ROWS, bars + 1),
+        window_bars=bars + 1,
         formula=trend,
         parameters=(("bars", bars),),
+        scaled=True,
     )
 
 
@@ -68,9 +69,10 @@ def _relative_trend(bars: int) -> Feature:
         unit="standard deviations",
         source="Jegadeesh & Titman 1993: past return against the cross-section, here scaled by volatility",
         inputs=("close",),
-        warmup_bars=max(SIGMA_ROWS, bars + 1),
+        window_bars=bars + 1,
         formula=relative_trend,
         parameters=(("bars", bars),),
+        scaled=True,
     )
 
 
@@ -81,9 +83,10 @@ def _sma_gap(bars: int) -> Feature:
         unit="standard deviations",
         source="Brock, Lakonishok & LeBaron 1992: price against its moving average, as a distance",
         inputs=("close",),
-        warmup_bars=max(SIGMA_ROWS, bars),
+        window_bars=bars,
         formula=sma_gap,
         parameters=(("bars", bars),),
+        scaled=True,
     )
 
 
@@ -94,7 +97,7 @@ def _donchian(bars: int) -> Feature:
         unit="share of the channel",
         source="Donchian channel: the highest high and lowest low of the window",
         inputs=("high", "low", "close"),
-        warmup_bars=bars,
+        window_bars=bars,
         formula=donchian,
         parameters=(("bars", bars),),
     )
@@ -107,7 +110,7 @@ def _rsi(bars: int) -> Feature:
         unit="percent",
         source="Wilder 1978, New Concepts in Technical Trading Systems, with a finite window",
         inputs=("close",),
-        warmup_bars=RSI_WINDOWS * bars + 1,
+        window_bars=RSI_WINDOWS * bars + 1,
         formula=rsi,
         parameters=(("bars", bars),),
     )

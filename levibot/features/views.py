@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from levibot.errors import UsageError
+from levibot.features.calendar import CALENDAR
+from levibot.features.cross_asset import CROSS_ASSET
 from levibot.features.returns import RETURNS
 from levibot.features.trend import TREND
 from levibot.features.view import FeatureView
 from levibot.features.volatility import VOLATILITY
+from levibot.features.volume import VOLUME
 
-CORE = FeatureView("core", (*RETURNS, *TREND, *VOLATILITY))
+CORE = FeatureView("core", (*RETURNS, *TREND, *VOLATILITY, *VOLUME, *CROSS_ASSET, *CALENDAR))
 
 VIEWS = (CORE,)
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from levibot.features.feature import SIGMA_ROWS, Feature
+from levibot.features.feature import Feature
 from levibot.features.inputs import FAST_HALF_LIFE_BARS, HALF_LIVES, Inputs
 from levibot.features.rolling import log_ratio, ratio, rolling_max, rolling_mean, rolling_min, rolling_sum
 from levibot.market.bars import FloatArray
@@ -74,7 +74,7 @@ def _vol(bars: int) -> Feature:
         unit="annualised volatility",
         source="Andersen & Bollerslev 1998: realised volatility",
         inputs=("close",),
-        warmup_bars=bars + 1,
+        window_bars=bars + 1,
         formula=vol,
         parameters=(("bars", bars),),
     )
@@ -87,9 +87,10 @@ def _vol_ratio(bars: int) -> Feature:
         unit="log ratio",
         source="realised volatility (Andersen & Bollerslev 1998) against the slow one (RiskMetrics 1996)",
         inputs=("close",),
-        warmup_bars=max(SIGMA_ROWS, bars + 1),
+        window_bars=bars + 1,
         formula=vol_ratio,
         parameters=(("bars", bars),),
+        scaled=True,
     )
 
 
@@ -100,8 +101,9 @@ VOLATILITY = (
         unit="annualised volatility",
         source="RiskMetrics 1996, with a finite window",
         inputs=("close",),
-        warmup_bars=SIGMA_ROWS,
+        window_bars=1,
         formula=vol_slow,
+        scaled=True,
     ),
     Feature(
         name="vol_fast",
@@ -109,7 +111,7 @@ VOLATILITY = (
         unit="annualised volatility",
         source="RiskMetrics 1996, with a finite window",
         inputs=("close",),
-        warmup_bars=FAST_ROWS,
+        window_bars=FAST_ROWS,
         formula=vol_fast,
     ),
     _vol(24),
@@ -122,8 +124,9 @@ VOLATILITY = (
         unit="log ratio",
         source="RiskMetrics 1996, fast against slow",
         inputs=("close",),
-        warmup_bars=SIGMA_ROWS,
+        window_bars=FAST_ROWS,
         formula=vol_ratio_fast,
+        scaled=True,
     ),
     Feature(
         name="parkinson_24",
@@ -131,7 +134,7 @@ VOLATILITY = (
         unit="annualised volatility",
         source="Parkinson 1980",
         inputs=("high", "low", "close"),
-        warmup_bars=24,
+        window_bars=24,
         formula=parkinson,
         parameters=(("bars", 24),),
     ),
@@ -141,7 +144,7 @@ VOLATILITY = (
         unit="log ratio",
         source="Parkinson 1980 against realised volatility (Andersen & Bollerslev 1998)",
         inputs=("high", "low", "close"),
-        warmup_bars=25,
+        window_bars=25,
         formula=parkinson_ratio,
         parameters=(("bars", 24),),
     ),
@@ -151,7 +154,7 @@ VOLATILITY = (
         unit="skewness",
         source="Amaya, Christoffersen, Jacobs & Vasquez 2015: realised skewness",
         inputs=("close",),
-        warmup_bars=169,
+        window_bars=169,
         formula=skew,
         parameters=(("bars", 168),),
     ),
@@ -161,9 +164,10 @@ VOLATILITY = (
         unit="standard deviations",
         source="Bali, Cakici & Whitelaw 2011: MAX",
         inputs=("close",),
-        warmup_bars=SIGMA_ROWS,
+        window_bars=25,
         formula=max_return,
         parameters=(("bars", 24),),
+        scaled=True,
     ),
     Feature(
         name="min_return_24",
@@ -171,8 +175,9 @@ VOLATILITY = (
         unit="standard deviations",
         source="Bali, Cakici & Whitelaw 2011: MIN",
         inputs=("close",),
-        warmup_bars=SIGMA_ROWS,
+        window_bars=25,
         formula=min_return,
         parameters=(("bars", 24),),
+        scaled=True,
     ),
 )
