@@ -1,0 +1,119 @@
+"""A recorded market: a folder with one Parquet file a symbol."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from levibot.errors import DataError, SourceUnavailable, UnknownSymbol, UsageError
+from levibot.market.bars import Bars, to_datetime
+from levibot.market.validation import COLUMNS, check_bars, check_request
+from levibot.settings import INTERVALS, SourceName
+
+
+class ParquetSource:
+    """Bars of `<folder>/bars_<interval>/<SYMBOL>.parquet`, or of `<folder>/<SYMBOL>.parquet`.
+
+    Columns: ts (timestamp; without a zone it is UTC), open, high, low, close, volume. A file is read and
+    checked once, at its first use. Safe to call from several threads.
+    Raises UsageError when there is no such folder, UnknownSymbol when a symbol has no file.
+    """
+
+    def __init__(self, folder: Path, symbols: tuple[str, ...], interval: timedelta) -> None:
+        self._interval = interval
+        self._symbols = symbols
+        self._folder = _folder_of(folder, interval)
+        self._lock = threading.Lock()
+        self._read: dict[str, Bars] = {}
+        for symbol in symbols:
+            if not self._file(symbol).is_file():
+                there = ", ".join(sorted(path.stem for path in self._folder.glob("*.parquet")))
+                raise UnknownSymbol(
+                    f"The recorded market has no file {self._file(symbol)}.",
+                    hint=f"Set LEVIBOT_SYMBOLS to what is there: {there}.",
+                )
+
+    @property
+    def name(self) -> SourceName:
+        return "parquet"
+
+    @property
+    def interval(self) -> timedelta:
+        return self._interval
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return self._symbols
+
+    def extent(self) -> tuple[datetime, datetime | None]:
+        """The first open and the last close over all symbols; reads every file."""
+        recorded = [self._bars_of(symbol) for symbol in self._symbols]
+        first = min(bars.ts[0] for bars in recorded)
+        last = max(bars.ts[-1] for bars in recorded)
+        return to_datetime(first), to_datetime(last) + self._interval
+
+    def bars(self, symbol: str, start: datetime, end: datetime) -> Bars:
+        """The recorded bars that open in [start, end).
+
+        Raises UnknownSymbol, SourceUnavailable (the file is gone) and DataError.
+        """
+        check_request(symbol, self._symbols, start, end, "The recorded market")
+        return self._bars_of(symbol).between(start, end)
+
+    def _bars_of(self, symbol: str) -> Bars:
+        with self._lock:
+            if symbol not in self._read:
+                self._read[symbol] = _read_bars(self._file(symbol), symbol, self._interval)
+            return self._read[symbol]
+
+    def _file(self, symbol: str) -> Path:
+        return self._folder / f"{symbol}.parquet"
+
+
+def _folder_of(folder: Path, interval: timedelta) -> Path:
+    if not folder.is_dir():
+        raise UsageError(f"There is no market folder {folder}.", hint="Set LEVIBOT_MARKET (or --path).")
+    of_interval = folder / f"bars_{_name_of(interval)}"
+    if of_interval.is_dir():
+        return of_interval
+    if any(folder.glob("*.parquet")):
+        return folder
+    there = ", ".join(sorted(path.name for path in folder.glob("bars_*"))) or "none"
+    raise UsageError(
+        f"The market folder {folder} holds neither {of_interval.name}/ nor SYMBOL.parquet files.",
+        hint=f"Folders of bars there: {there}; set LEVIBOT_BAR_INTERVAL to one of them.",
+    )
+
+
+def _name_of(interval: timedelta) -> str:
+    for name, length in INTERVALS.items():
+        if length == interval:
+            return name
+    raise UsageError(f"There is no bar interval of {interval}.", hint=f"Choose from {', '.join(INTERVALS)}.")
+
+
+def _read_bars(path: Path, symbol: str, interval: timedelta) -> Bars:
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names])
+    except FileNotFoundError as exc:
+        raise SourceUnavailable(f"The file {path} is gone.", hint="Put the recorded market back.") from exc
+    except (pa.ArrowException, OSError) as exc:
+        raise DataError(
+            f"The file {path} cannot be read as Parquet: {str(exc).splitlines()[0].rstrip('.')}.",
+            hint="Write it again, or take its symbol out of LEVIBOT_SYMBOLS.",
+        ) from exc
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    bars = check_bars(symbol, interval, columns, str(path))
+    # Bars of a longer interval lie on the grid of a shorter one: without this each would count as an outage.
+    if len(bars) > 2 and np.diff(bars.ts).min() > np.timedelta64(interval):
+        raise DataError(
+            f"{symbol} in {path} has no two bars that are {interval} apart: its bars are longer.",
+            hint="Set LEVIBOT_BAR_INTERVAL to the interval of the file.",
+        )
+    return bars
