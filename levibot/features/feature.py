@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 
+import numpy as np
+
 from levibot.errors import UsageError
 from levibot.features.inputs import HALF_LIVES, SLOW_HALF_LIFE_BARS, Inputs
 from levibot.market.bars import FloatArray
@@ -66,16 +68,17 @@ def _sources(function: Callable[..., object], seen: set[str]) -> Iterator[str]:
         return
     seen.add(key)
     yield inspect.getsource(function)
-    for name in _global_names(function.__code__):
+    for name in sorted(_global_names(function.__code__)):
         value = function.__globals__.get(name)
         if isinstance(value, FunctionType) and value.__module__.split(".")[0] == "levibot":
             yield from _sources(value, seen)
-        elif isinstance(value, int | float | str | tuple):
+        elif isinstance(value, int | float | str | tuple | np.generic):
             yield f"{name} = {value!r}"
 
 
-def _global_names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _global_names(code: CodeType) -> set[str]:
+    names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _global_names(constant)
+            names |= _global_names(constant)
+    return names

@@ -34,7 +34,7 @@ class Inputs:
     In a row without a bar, at most FILL_LIMIT rows after the symbol's last one: high, low and close are that
     last close, volume is zero. The return over a hole is seen in the row in which the bars come back. Farther
     from the last bar everything is NaN. Raises DataError on a price that is not positive.
-    longer: inputs of a panel that ends with this one; what needs more rows than this panel has is taken there.
+    longer: inputs of a longer panel with the same end; what needs more rows than this one has is taken there.
     """
 
     panel: Panel

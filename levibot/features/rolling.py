@@ -125,16 +125,17 @@ def cross_mean(x: FloatArray, counted: BoolArray) -> FloatArray:
 
 
 def _blocks(x: FloatArray, window_bars: int) -> FloatArray:
-    """(S, blocks, window_bars) with NaN ahead of row 0; the last row of `x` closes the last block."""
+    """(S, blocks, window_bars): a block of NaN, then the rows, then NaN to the end of the last block.
+
+    Blocks are counted from row 0, so that rows to come do not even change the rounding of the rows before them.
+    """
     n_rows, n_symbols = x.shape
     n_blocks = -(-n_rows // window_bars) + 1
-    out = np.empty((n_symbols, n_blocks * window_bars))
-    out[:, : n_blocks * window_bars - n_rows] = np.nan
-    out[:, n_blocks * window_bars - n_rows :] = x.T
+    out = np.full((n_symbols, n_blocks * window_bars), np.nan)
+    out[:, window_bars : window_bars + n_rows] = x.T
     return out.reshape(n_symbols, n_blocks, window_bars)
 
 
 def _rows(blocks: FloatArray, n_rows: int) -> FloatArray:
-    """The last `n_rows` of blocks laid side by side, as (T, S)."""
-    flat = blocks.reshape(blocks.shape[0], -1)
-    return flat[:, flat.shape[1] - n_rows :].T
+    """The first `n_rows` of blocks laid end to end, as (T, S)."""
+    return blocks.reshape(len(blocks), -1)[:, :n_rows].T

@@ -11,7 +11,7 @@ from levibot.market.bars import FloatArray
 
 
 def volume_ratio(inputs: Inputs, bars: int, past_bars: int) -> FloatArray:
-    """log of the mean dollar volume of `bars` over that of `past_bars`. NaN where nothing was traded in `bars`."""
+    """log of the mean dollar volume of `bars` over that of `past_bars`. NaN where `bars` had no trade."""
     recent = rolling_mean(inputs.dollar_volume, bars)
     return log_ratio(recent, rolling_mean(inputs.dollar_volume, past_bars))
 
@@ -31,9 +31,9 @@ def illiquidity_ratio(inputs: Inputs, bars: int, past_bars: int) -> FloatArray:
 
 
 def close_location(inputs: Inputs, bars: int) -> FloatArray:
-    """Where closes lie in their bars' ranges, from −1 (at the lows) to 1 (at the highs): Σ(2C − H − L) / Σ(H − L).
+    """Where closes lie in their bars' ranges, −1 (at the lows) to 1 (at the highs).
 
-    NaN where no bar of the window has a range.
+    Σ(2C − H − L) / Σ(H − L) over the window. NaN where no bar of the window has a range.
     """
     place = 2.0 * inputs.close - inputs.high - inputs.low
     return ratio(rolling_sum(place, bars), rolling_sum(inputs.high - inputs.low, bars))
