@@ -1,0 +1,67 @@
+"""Every metric that LeviBot emits, by name, in one place.
+
+A process uses `DEFAULT`, on the registry that prometheus_client serves, or its objects by name; a test builds
+its own `Metrics`.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from levibot import __version__
+
+# From a cache read on the loopback to a walk through the whole graph.
+REQUEST_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The metric objects of one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.http_requests = Counter(
+            "levibot_http_requests_total",
+            "HTTP requests answered.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self.http_request_seconds = Histogram(
+            "levibot_http_request_seconds",
+            "Time from a request to its answer.",
+            ("route",),
+            buckets=REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        self.retries = Counter(
+            "levibot_retries_total",
+            "Attempts after the first, by outcome: succeeded or failed.",
+            ("operation", "outcome"),
+            registry=registry,
+        )
+        self.circuit_state = Gauge(
+            "levibot_circuit_state",
+            "0 closed, 1 half-open, 2 open.",
+            ("name",),
+            registry=registry,
+        )
+        self.feature_staleness_seconds = Gauge(
+            "levibot_feature_staleness_seconds",
+            "Age of the newest features, on the market's clock.",
+            ("symbol",),
+            registry=registry,
+        )
+        self.build_info = Gauge(
+            "levibot_build_info",
+            "Always 1; the version is in the label.",
+            ("version",),
+            registry=registry,
+        )
+        self.build_info.labels(version=__version__).set(1)
+
+
+DEFAULT = Metrics(REGISTRY)
+
+HTTP_REQUESTS = DEFAULT.http_requests
+HTTP_SECONDS = DEFAULT.http_request_seconds
+FEATURE_STALENESS = DEFAULT.feature_staleness_seconds
+BUILD_INFO = DEFAULT.build_info
