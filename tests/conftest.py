@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from hypothesis import settings as hypothesis_settings
 
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers, endpoints
+from levibot.stores.ticks import TickStore
 
 # One example more or less must not depend on how busy the machine is.
 hypothesis_settings.register_profile(
@@ -42,3 +45,19 @@ def redis_url(servers: EmbeddedServers, settings_home: Path) -> str:
 @pytest.fixture(scope="session")
 def postgres_dsn(servers: EmbeddedServers, settings_home: Path) -> str:
     return endpoints(Settings.load(home=settings_home)).postgres_dsn
+
+
+@pytest.fixture
+async def tick_store(postgres_dsn: str) -> AsyncIterator[TickStore]:
+    """A migrated tick store in a database of its own."""
+    name = f"test_{secrets.token_hex(6)}"
+    admin = await asyncpg.connect(postgres_dsn)
+    try:
+        await admin.execute(f"CREATE DATABASE {name}")
+        store = await TickStore.open(postgres_dsn.rsplit("/", 1)[0] + f"/{name}")
+        await store.migrate()
+        yield store
+        await store.close()
+        await admin.execute(f"DROP DATABASE {name}")
+    finally:
+        await admin.close()

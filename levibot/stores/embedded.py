@@ -108,7 +108,7 @@ class EmbeddedServers:
     def restart_dead(self) -> list[str]:
         """Start again each server whose process has ended, on its old port. Returns their names.
 
-        They answer when this returns. Raises ProcessError when one does not come back; the next call tries again.
+        They answer when this returns. Raises ProcessError when one does not; the next call tries again.
         """
         dead = {n: s for n, s in self._servers.items() if s.process is None or s.process.is_dead}
         for server in dead.values():

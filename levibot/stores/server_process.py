@@ -22,7 +22,7 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.02
 
-# Below the range from which the kernel takes the ports of outgoing connections (from 32768 on Linux): a client
+# Below the range of which the kernel takes the ports of outgoing connections (from 32768 on Linux): a client
 # that keeps trying the port of a dead server could otherwise be given that very port, connect to itself and
 # keep the server from coming back. Above the range of Ray's workers (10002 to 19999).
 FIRST_PORT, LAST_PORT = 20_000, 31_999
