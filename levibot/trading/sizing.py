@@ -13,8 +13,8 @@ def apply_no_trade_band(target: FloatArray, weight: FloatArray, band: float, ord
     """Write into `ordered` the targets that are worth their cost (Davis & Norman 1990).
 
     target, weight: (S,) wanted and present position as fractions of equity; NaN target = no order.
-    band: half-width >= 0 in fractions of equity. A position within the band of its target is left alone
-    (NaN), one beyond it is moved to the band's edge, not to its middle. A band of 0 passes every target through.
+    band: half-width >= 0 in fractions of equity. A position within the band of its target stays (NaN);
+    one beyond it moves to the edge of the band, not to its middle. A band of 0 passes every target through.
     """
     for s in range(target.shape[0]):
         gap = target[s] - weight[s]

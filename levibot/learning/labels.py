@@ -1,0 +1,54 @@
+"""What a model is asked to predict, and when the answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from levibot.errors import DataError
+from levibot.market.bars import FloatArray, Panel, TimeArray
+
+CLIP = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of every row and symbol for one horizon.
+
+    values: (T, S), NaN where the future is unknown or a price is missing. available_at: (T,) the instant from
+    which a row's labels may be used; NaT where that bar does not exist yet.
+    """
+
+    horizon_bars: int
+    values: FloatArray
+    available_at: TimeArray
+
+
+def forward_returns(panel: Panel, vol_slow: FloatArray, horizon_bars: int) -> Labels:
+    """Log return a decision at each row's close would get, in units of its own standard deviation.
+
+    log(open[t+1+h] / open[t+1]) / (vol_slow[t] * sqrt(h / bars a year)), clipped to [-3, 3]: what is decided
+    at the close of row t is bought at the next open and held h rows. vol_slow: (T, S) annualised, known at
+    row t. The label needs the bar t+1+h; it is available when that bar is finished, and not before.
+    Raises DataError on a horizon below 1 or a volatility of another shape.
+    """
+    if horizon_bars < 1:
+        raise DataError(f"The horizon is {horizon_bars} bars: it must be at least 1.")
+    if vol_slow.shape != panel.open.shape:
+        raise DataError(f"Volatility has shape {vol_slow.shape}, the panel {panel.open.shape}.")
+    reach = horizon_bars + 1
+    values = np.full(panel.open.shape, np.nan)
+    available_at = np.full(len(panel), np.datetime64("NaT", "us"))
+    if len(panel) > reach:
+        moved = np.log(panel.open[reach:] / panel.open[1:-horizon_bars])
+        per_horizon = np.sqrt(horizon_bars / bars_per_year(panel.interval))
+        values[:-reach] = np.clip(moved / (vol_slow[:-reach] * per_horizon), -CLIP, CLIP)
+        available_at[:-reach] = panel.closes_at[reach:]
+    return Labels(horizon_bars, values, available_at)
+
+
+def bars_per_year(interval: timedelta) -> float:
+    """Bars of a year of 365 days."""
+    return timedelta(days=365) / interval

@@ -1,0 +1,259 @@
+"""The model that is trained, registered and served: features in, a probability and a target position out.
+
+Three parts, each between -1 and 1, are added up for a symbol:
+
+    T  trend: mean of tanh(trend_d) over d = 7, 14, 28, 56 days; only its long side counts
+    X  relative strength: mean of tanh(relative_trend_d) over the same d
+    G  learned: mean over the horizons of a smoothed tanh(prediction / its usual size); shorts count half
+
+    S = max(T, 0) + (G if G > 0 else G / 2) + X
+    position = S * min(1, target volatility / vol_fast) / symbols, scaled down where gross exceeds 1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+
+from levibot.errors import DataError, RegistryError
+from levibot.learning.calibration import Platt
+from levibot.learning.labels import bars_per_year
+from levibot.learning.models.lightgbm import LightGBMModel
+from levibot.market.bars import FloatArray
+
+KIND = "signal"
+_FILE = "signal.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SignalParameters:
+    """How predictions and trends become positions, which are fractions of equity."""
+
+    horizons_bars: tuple[int, ...] = (8, 24)
+    lookbacks_bars: tuple[int, ...] = (168, 336, 672, 1344)
+    half_life_bars: float = 5.0
+    window_bars: int = 30
+    target_volatility: float = 0.30
+    short_share: float = 0.5
+    no_trade_band: float = 0.012
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The same parameters again. Raises TypeError on a name that is not one of them."""
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What a model says, for each row and symbol: (T, S), or (S,) for one row.
+
+    probability_up: that the price is higher 24 bars (the longest horizon) after the next open.
+    expected_return: log return over the same bars. target_position: fraction of equity, before the no-trade
+    band. All three are NaN where the symbol has no signal; a missing signal is never a zero.
+    """
+
+    probability_up: FloatArray
+    expected_return: FloatArray
+    target_position: FloatArray
+
+    def row(self, t: int) -> Signals:
+        """The signals of one row, (S,)."""
+        return Signals(self.probability_up[t], self.expected_return[t], self.target_position[t])
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The regressors of one horizon; their mean predicts.
+
+    usual_size: root mean square of predictions for rows the regressors were not fitted on. label_mean: taken
+    off the labels before fitting.
+    """
+
+    horizon_bars: int
+    models: tuple[LightGBMModel, ...]
+    usual_size: float
+    label_mean: float
+
+    def predict(self, features: FloatArray) -> FloatArray:
+        """(N, F) to (N,): volatility-scaled return over the horizon, less `label_mean`."""
+        predicted: FloatArray = np.mean([model.predict(features) for model in self.models], axis=0)
+        return predicted
+
+
+@dataclass(frozen=True)
+class SignalModel:
+    """A trained signal for a fixed set of symbols. Frozen; safe to share between threads."""
+
+    view: str
+    view_version: str
+    feature_names: tuple[str, ...]
+    symbols: tuple[str, ...]
+    interval: timedelta
+    parameters: SignalParameters
+    training: Mapping[str, Any]
+    train_start: datetime
+    train_end: datetime
+    seed: int
+    data_hash: str
+    learned: tuple[Learned, ...] = field(repr=False)
+    calibration: Platt
+
+    @property
+    def window_bars(self) -> int:
+        """Rows of features that `signals` needs."""
+        return self.parameters.window_bars
+
+    def signals(self, window: FloatArray) -> Signals:
+        """The newest row's signals, (S,) each, from a window of features (R, S, F) that ends with it.
+
+        Reads the last `window_bars` rows; with fewer it uses what there is. Raises DataError on another
+        shape.
+        """
+        return self.evaluate(window[-self.window_bars :]).row(-1)
+
+    def evaluate(self, features: FloatArray) -> Signals:
+        """Signals of every row, (T, S) each, from features (T, S, F). Row t reads `window_bars` rows, t the last.
+
+        The same code serves one row and backtests a history. Raises DataError on no rows or another shape.
+        """
+        n_symbols, n_features = len(self.symbols), len(self.feature_names)
+        if features.ndim != 3 or features.shape[0] == 0 or features.shape[1:] != (n_symbols, n_features):
+            raise DataError(
+                f"Features have shape {features.shape}: this model reads (1 or more rows, {n_symbols} symbols, "
+                f"{n_features} features)."
+            )
+        trend = self._mean_tanh(features, "trend")
+        strength = self._mean_tanh(features, "relative_trend")
+        volatility = features[:, :, self._column["vol_fast"]]
+        slow_volatility = features[:, :, self._column["vol_slow"]]
+        has_signal = np.isfinite(trend) & np.isfinite(strength) & np.isfinite(volatility + slow_volatility)
+
+        opinions = np.zeros_like(trend)
+        last = np.full_like(trend, np.nan)
+        for part in self.learned:
+            last = np.full_like(trend, np.nan)
+            last[has_signal] = part.predict(features[has_signal])
+            opinions += self._smoothed(np.tanh(last / part.usual_size))
+        opinions /= len(self.learned)
+        learned = np.where(opinions > 0.0, opinions, self.parameters.short_share * opinions)
+
+        score = np.maximum(trend, 0.0) + learned + strength
+        size = np.minimum(1.0, self.parameters.target_volatility / volatility) / n_symbols
+        position = np.where(has_signal, score * size, np.nan)
+        gross = np.nansum(np.abs(position), axis=1, keepdims=True)
+        longest = self.learned[-1]
+        years = longest.horizon_bars / bars_per_year(self.interval)
+        return Signals(
+            probability_up=self.calibration.probability(last),
+            expected_return=(last + longest.label_mean) * slow_volatility * np.sqrt(years),
+            target_position=position / np.maximum(gross, 1.0),
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything that says what this model is and how to make it again; JSON values."""
+        return {
+            "kind": KIND,
+            "view": self.view,
+            "view_version": self.view_version,
+            "feature_names": list(self.feature_names),
+            "symbols": list(self.symbols),
+            "interval_s": self.interval.total_seconds(),
+            "window_bars": self.window_bars,
+            "horizons_bars": list(self.parameters.horizons_bars),
+            "parameters": self.parameters.to_json(),
+            "training": dict(self.training),
+            "train_start": self.train_start.isoformat(),
+            "train_end": self.train_end.isoformat(),
+            "seed": self.seed,
+            "data_hash": self.data_hash,
+        }
+
+    def to_files(self) -> dict[str, bytes]:
+        """The model as named files: LightGBM text, and the numbers around it as JSON."""
+        numbers = {
+            "calibration": asdict(self.calibration),
+            "learned": [
+                {
+                    "horizon_bars": part.horizon_bars,
+                    "usual_size": part.usual_size,
+                    "label_mean": part.label_mean,
+                    "models": [_model_file(part.horizon_bars, k) for k in range(len(part.models))],
+                }
+                for part in self.learned
+            ],
+        }
+        files = {_FILE: json.dumps(numbers, indent=2, allow_nan=False).encode()}
+        for part in self.learned:
+            files |= {_model_file(part.horizon_bars, k): m.to_bytes() for k, m in enumerate(part.models)}
+        return files
+
+    @classmethod
+    def from_files(cls, metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
+        """The model again, from what `metadata` and `to_files` gave. Raises RegistryError on other things."""
+        try:
+            if metadata["kind"] != KIND:
+                raise RegistryError(f"The model is of kind {metadata['kind']!r}, not {KIND!r}.")
+            numbers = json.loads(files[_FILE])
+            learned = tuple(
+                Learned(
+                    int(part["horizon_bars"]),
+                    tuple(LightGBMModel.from_bytes(files[name]) for name in part["models"]),
+                    float(part["usual_size"]),
+                    float(part["label_mean"]),
+                )
+                for part in numbers["learned"]
+            )
+            return cls(
+                view=metadata["view"],
+                view_version=metadata["view_version"],
+                feature_names=tuple(metadata["feature_names"]),
+                symbols=tuple(metadata["symbols"]),
+                interval=timedelta(seconds=metadata["interval_s"]),
+                parameters=SignalParameters.from_json(metadata["parameters"]),
+                training=metadata["training"],
+                train_start=datetime.fromisoformat(metadata["train_start"]),
+                train_end=datetime.fromisoformat(metadata["train_end"]),
+                seed=int(metadata["seed"]),
+                data_hash=metadata["data_hash"],
+                learned=learned,
+                calibration=Platt(**numbers["calibration"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise RegistryError(f"The files are not those of a signal model: {exc!r}.") from exc
+
+    @cached_property
+    def _column(self) -> dict[str, int]:
+        return {name: column for column, name in enumerate(self.feature_names)}
+
+    def _mean_tanh(self, features: FloatArray, family: str) -> FloatArray:
+        columns = [self._column[f"{family}_{bars}"] for bars in self.parameters.lookbacks_bars]
+        mean: FloatArray = np.tanh(features[:, :, columns]).mean(axis=2)
+        return mean
+
+    def _smoothed(self, opinion: FloatArray) -> FloatArray:
+        """Exponentially weighted mean of the last `window_bars` rows; one without an opinion has no weight."""
+        decay = 0.5 ** (1.0 / self.parameters.half_life_bars)
+        known = np.isfinite(opinion)
+        total, weight = np.zeros_like(opinion), np.zeros_like(opinion)
+        # Row by row of the window, oldest last: the same sums in the same order for any number of rows.
+        for age in range(min(self.window_bars, len(opinion))):
+            rows = slice(0, len(opinion) - age)
+            share = decay**age
+            total[age:] += np.where(known[rows], share * opinion[rows], 0.0)
+            weight[age:] += share * known[rows]
+        return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0.0)
+
+
+def _model_file(horizon_bars: int, index: int) -> str:
+    return f"lightgbm_h{horizon_bars}_{index}.txt"

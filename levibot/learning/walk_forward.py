@@ -1,0 +1,121 @@
+"""Which rows may teach a model that is tested later.
+
+A row teaches only if its label was known, with an embargo on top, when the test begins: rows are purged by
+what their label reaches, not by when they were decided (López de Prado 2018, ch. 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from levibot.errors import DataError
+from levibot.market.bars import TimeArray, to_datetime64
+
+BoolArray = npt.NDArray[np.bool_]
+
+Refit = Literal["monthly", "quarterly", "yearly", "never"]
+_MONTHS: dict[Refit, int | None] = {"monthly": 1, "quarterly": 3, "yearly": 12, "never": None}
+
+EMBARGO_BARS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One fit and the stretch it is tested on. All aware UTC; both ends are half-open.
+
+    train_start: first row that may teach. fit_at: the instant at which the model is made; nothing later is
+    seen. The model acts in [test_start, test_end), and fit_at is test_start.
+    """
+
+    train_start: datetime
+    test_start: datetime
+    test_end: datetime
+
+    @property
+    def fit_at(self) -> datetime:
+        return self.test_start
+
+
+def walk_forward(
+    train_start: datetime,
+    test_start: datetime,
+    test_end: datetime,
+    *,
+    refit: Refit = "quarterly",
+    rolling: timedelta | None = None,
+) -> tuple[Split, ...]:
+    """Cut [test_start, test_end) into stretches, each with its own fit on what came before.
+
+    Stretches begin at test_start and then every month, quarter or year later. The training window begins at
+    train_start (expanding), or `rolling` before each stretch if that is later.
+    Raises DataError unless train_start < test_start < test_end, and on an unknown `refit`.
+    """
+    if not train_start < test_start < test_end:
+        raise DataError(
+            f"Training starts {train_start:%Y-%m-%d}, the test runs {test_start:%Y-%m-%d} to "
+            f"{test_end:%Y-%m-%d}: they must come in this order."
+        )
+    if refit not in _MONTHS:
+        raise DataError(f"refit is {refit!r}: it must be one of {', '.join(_MONTHS)}.")
+    months = _MONTHS[refit]
+    edges = [test_start]
+    while months is not None and (later := _months_later(test_start, months * len(edges))) < test_end:
+        edges.append(later)
+    edges.append(test_end)
+    return tuple(
+        Split(train_start if rolling is None else max(train_start, begin - rolling), begin, end)
+        for begin, end in pairwise(edges)
+    )
+
+
+def usable_rows(
+    ts: TimeArray, available_at: TimeArray, *, start: datetime, fit_at: datetime, embargo: timedelta
+) -> BoolArray:
+    """(T,) rows that may teach a model made at `fit_at`.
+
+    ts: (T,) opening instants. available_at: (T,) of their labels, NaT where unknown. A row is usable when it
+    opens at `start` or later and its label was available at `fit_at - embargo`.
+    """
+    known = ~np.isnat(available_at) & (available_at <= to_datetime64(fit_at - embargo))
+    return (ts >= to_datetime64(start)) & known
+
+
+def purged_folds(
+    ts: TimeArray, available_at: TimeArray, usable: BoolArray, *, n_folds: int, embargo: timedelta
+) -> tuple[tuple[BoolArray, BoolArray], ...]:
+    """Cut the usable rows into consecutive blocks: (teach, judge) masks (T,), one pair a block.
+
+    A row teaches when its label's reach, from its opening to `available_at`, keeps the embargo from the
+    reach of every row of the judged block, on both sides. Raises DataError with fewer than two folds or too
+    few rows.
+    """
+    rows = np.flatnonzero(usable)
+    if n_folds < 2 or len(rows) < n_folds:
+        raise DataError(f"{len(rows)} rows cannot be cut into {n_folds} folds.")
+    gap = np.timedelta64(embargo)
+    folds = []
+    for block in np.array_split(rows, n_folds):
+        judge = np.zeros(len(ts), dtype=np.bool_)
+        judge[block] = True
+        first, last = ts[block[0]], available_at[block].max()
+        teach = usable & ~judge & ((available_at + gap <= first) | (ts >= last + gap))
+        folds.append((teach, judge))
+    return tuple(folds)
+
+
+def _months_later(instant: datetime, months: int) -> datetime:
+    total = instant.month - 1 + months
+    year, month = instant.year + total // 12, total % 12 + 1
+    # The 31st has no counterpart in a shorter month.
+    for day in range(instant.day, 27, -1):
+        try:
+            return instant.replace(year=year, month=month, day=day)
+        except ValueError:
+            continue
+    return instant.replace(year=year, month=month)

@@ -1,0 +1,265 @@
+"""The walk-forward backtest: what the signal would have earned, beside what holding would have."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from levibot import __version__
+from levibot.errors import DataError
+from levibot.features.engine import compute
+from levibot.features.view import FeatureView
+from levibot.features.views import CORE
+from levibot.learning.signal import SignalParameters
+from levibot.learning.training import (
+    SIGNAL,
+    TRAINING,
+    Progress,
+    TrainingParameters,
+    hash_panel,
+    needed_bars,
+    train,
+)
+from levibot.learning.walk_forward import Refit, Split, walk_forward
+from levibot.market.bars import FloatArray, Panel, to_datetime64
+from levibot.trading.backtest import BacktestResult, decided_at_close, simulate
+from levibot.trading.costs import NO_COSTS, Costs
+from levibot.trading.metrics import (
+    annual_return,
+    daily_returns,
+    max_drawdown,
+    sharpe,
+    sharpe_interval,
+    turnover_per_day,
+)
+
+if TYPE_CHECKING:
+    from levibot.market.sources import Source
+
+COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
+DEFAULT_COSTS = Costs()
+_VERSIONS = ("lightgbm", "numba", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """One strategy over the test period. Ratios are NaN where they are not defined.
+
+    sharpe_net, sharpe_gross: annualised from daily returns, with and without costs. sharpe_ci95: stationary
+    bootstrap of sharpe_net. max_drawdown: <= 0. turnover_per_day: traded value over equity. annual_return:
+    compound, net. daily_returns: (D,) net, one a UTC day.
+    """
+
+    sharpe_net: float
+    sharpe_gross: float
+    sharpe_ci95: tuple[float, float]
+    max_drawdown: float
+    turnover_per_day: float
+    annual_return: float
+    daily_returns: FloatArray
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sharpe_net": _number(self.sharpe_net),
+            "sharpe_gross": _number(self.sharpe_gross),
+            "sharpe_ci95": [_number(bound) for bound in self.sharpe_ci95],
+            "max_drawdown": _number(self.max_drawdown),
+            "turnover_per_day": _number(self.turnover_per_day),
+            "annual_return": _number(self.annual_return),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished backtest. `run` says how to make it again; `to_json` is what the outside reads."""
+
+    ensemble: Performance
+    buy_and_hold: Performance
+    equal_weight: Performance
+    cost_curve: tuple[tuple[float, float], ...]
+    splits: tuple[Split, ...]
+    costs: Costs
+    run: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only; what is not defined is null."""
+        return {
+            "ensemble": self.ensemble.to_json(),
+            "buy_and_hold": self.buy_and_hold.to_json(),
+            "equal_weight": self.equal_weight.to_json(),
+            "cost_curve": [
+                {"cost_bps": cost_bps, "sharpe_net": _number(ratio)} for cost_bps, ratio in self.cost_curve
+            ],
+            "period": {
+                "train_start": self.splits[0].train_start.isoformat(),
+                "test_start": self.splits[0].test_start.isoformat(),
+                "test_end": self.splits[-1].test_end.isoformat(),
+                "days": len(self.ensemble.daily_returns),
+                "fits": [split.fit_at.isoformat() for split in self.splits],
+            },
+            "costs": {**asdict(self.costs), "total_bps": self.costs.total_bps},
+            "run": self.run,
+        }
+
+
+def run_backtest(
+    source: Source,
+    symbols: tuple[str, ...],
+    *,
+    train_start: datetime,
+    test_start: datetime,
+    test_end: datetime,
+    seed: int,
+    costs: Costs = DEFAULT_COSTS,
+    refit: Refit = "quarterly",
+    view: FeatureView = CORE,
+    signal: SignalParameters = SIGNAL,
+    training: TrainingParameters = TRAINING,
+    progress: Progress | None = None,
+) -> Report:
+    """Train on the past, trade the next stretch, move on; then the account over the whole test period.
+
+    train_start, test_start, test_end: aware; the test runs over [test_start, test_end). See `end_of_day` for
+        an end that is given as a date. Features may warm up on bars before train_start.
+    Each stretch is traded by a model made at its beginning, from labels known by then. Decisions are taken at
+    closes and filled at the next open, the first of them at the open of test_start.
+    Raises DataError when the history is too short, and what the source raises.
+    """
+    splits = walk_forward(train_start, test_start, test_end, refit=refit)
+    panel = _load(source, symbols, view, train_start, test_end)
+    first, last = (int(np.searchsorted(panel.ts, to_datetime64(at))) for at in (test_start, test_end))
+    if first == last:
+        raise DataError(f"There are no bars from {test_start:%Y-%m-%d} to {test_end:%Y-%m-%d}.")
+    needed = needed_bars(len(symbols), signal, training)
+    if first < needed:
+        raise DataError(
+            f"A backtest from {test_start:%Y-%m-%d} needs at least {needed} bars before that; "
+            f"there are {first}."
+        )
+
+    features = compute(view, panel)
+    targets = np.full(panel.open.shape, np.nan)
+    for number, split in enumerate(splits, start=1):
+        model = train(
+            panel,
+            view=view,
+            seed=seed,
+            train_start=split.train_start,
+            train_end=split.fit_at,
+            features=features,
+            signal=signal,
+            training=training,
+        )
+        # The rows whose closes fall into [test_start, test_end): each is filled at the next row's open.
+        begin, end = (
+            int(np.searchsorted(panel.closes_at, to_datetime64(at)))
+            for at in (split.test_start, split.test_end)
+        )
+        lead = max(0, begin - model.window_bars + 1)
+        if begin < end:
+            targets[begin:end] = model.evaluate(features[lead:end]).target_position[begin - lead :]
+        if progress is not None:
+            progress(number, len(splits), f"traded {split.test_start:%Y-%m-%d} to {split.test_end:%Y-%m-%d}")
+
+    test = panel.rows(slice(first, last))
+    ordered = decided_at_close(targets)[first:last]
+    band = signal.no_trade_band
+    curve = tuple(
+        (bps, sharpe(_returns(test, _account(test, ordered, costs.with_total(bps), band))))
+        for bps in COST_CURVE_BPS
+    )
+    return Report(
+        ensemble=_performance(test, ordered, costs, band, seed),
+        buy_and_hold=_performance(test, bought_once(test), costs, 0.0, seed),
+        equal_weight=_performance(test, rebalanced_daily(test), costs, 0.0, seed),
+        cost_curve=curve,
+        splits=splits,
+        costs=costs,
+        run={
+            "source": source.name,
+            "symbols": list(symbols),
+            "interval_s": panel.interval.total_seconds(),
+            "bars": len(panel),
+            "data_hash": hash_panel(panel),
+            "view": view.name,
+            "view_version": view.version,
+            "seed": seed,
+            "refit": refit,
+            "parameters": {"signal": signal.to_json(), "training": asdict(training)},
+            "versions": {"levibot": __version__}
+            | {name: importlib.metadata.version(name) for name in _VERSIONS},
+        },
+    )
+
+
+def end_of_day(day: datetime) -> datetime:
+    """The instant at which a day given as its midnight is over; another instant is returned as it is."""
+    return day + timedelta(days=1) if day.timetz() == time(tzinfo=UTC) else day
+
+
+def bought_once(panel: Panel) -> FloatArray:
+    """(T, S) orders that buy equal parts at the beginning and then hold.
+
+    Each symbol that trades on the first day is bought on its first bar; later listings are not.
+    """
+    orders = np.full(panel.open.shape, np.nan)
+    first_day = panel.ts < panel.ts[0] + np.timedelta64(1, "D")
+    there = ~np.isnan(panel.open) & first_day[:, None]
+    bought = np.flatnonzero(there.any(axis=0))
+    orders[there.argmax(axis=0)[bought], bought] = 1.0 / len(bought)
+    return orders
+
+
+def rebalanced_daily(panel: Panel) -> FloatArray:
+    """(T, S) orders that give every symbol that trades the same weight, on the first bar of each UTC day."""
+    orders = np.full(panel.open.shape, np.nan)
+    days = panel.ts.astype("datetime64[D]")
+    first = np.concatenate(([True], days[1:] != days[:-1]))
+    there = ~np.isnan(panel.open)
+    share = 1.0 / np.maximum(there.sum(axis=1, keepdims=True), 1)
+    return np.where(first[:, None] & there, share, orders)
+
+
+def _load(
+    source: Source, symbols: tuple[str, ...], view: FeatureView, train_start: datetime, test_end: datetime
+) -> Panel:
+    market_start, _ = source.extent()
+    start = max(market_start, train_start - view.warmup_bars * source.interval)
+    bars = {symbol: source.bars(symbol, start, test_end) for symbol in symbols}
+    empty = [symbol for symbol, of_symbol in bars.items() if len(of_symbol) == 0]
+    if empty:
+        raise DataError(f"{empty[0]} has no bars from {start:%Y-%m-%d} to {test_end:%Y-%m-%d}.")
+    return Panel.align(bars)
+
+
+def _account(test: Panel, ordered: FloatArray, costs: Costs, band: float) -> BacktestResult:
+    return simulate(ordered, test.open, test.close, costs, no_trade_band=band)
+
+
+def _returns(test: Panel, result: BacktestResult) -> FloatArray:
+    return daily_returns(test.closes_at, result.equity, result.start_equity)
+
+
+def _performance(test: Panel, ordered: FloatArray, costs: Costs, band: float, seed: int) -> Performance:
+    net = _account(test, ordered, costs, band)
+    returns = _returns(test, net)
+    interval = sharpe_interval(returns, seed=seed)
+    n_days = float((test.closes_at[-1] - test.ts[0]) / np.timedelta64(1, "D"))
+    return Performance(
+        sharpe_net=sharpe(returns),
+        sharpe_gross=sharpe(_returns(test, _account(test, ordered, NO_COSTS, band))),
+        sharpe_ci95=(interval.low, interval.high),
+        max_drawdown=max_drawdown(net.equity, net.start_equity),
+        turnover_per_day=turnover_per_day(net.turnover, len(returns)),
+        annual_return=annual_return(float(net.equity[-1]), net.start_equity, n_days),
+        daily_returns=returns,
+    )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
