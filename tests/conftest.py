@@ -58,6 +58,6 @@ async def tick_store(postgres_dsn: str) -> AsyncIterator[TickStore]:
         await store.migrate()
         yield store
         await store.close()
-        await admin.execute(f"DROP DATABASE {name}")
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()

@@ -12,7 +12,7 @@ import asyncpg
 
 from levibot.errors import DataError, StoreError, StoreUnavailable
 
-MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 10
+MAX_CONNECTIONS = 10
 
 # The server answers, but only to say that it will not serve now.
 NOT_SERVING = (
@@ -20,6 +20,9 @@ NOT_SERVING = (
     asyncpg.OperatorInterventionError,  # starting up, shutting down, or recovering from a crash
     asyncpg.InsufficientResourcesError,  # no connection slot, no disk
 )
+# The connection is in the middle of something that will not end well. To tidy it up for the next user would
+# wait for a silent server, or hide the error behind another one.
+BROKEN = (TimeoutError, asyncio.CancelledError, OSError, asyncpg.InternalClientError, *NOT_SERVING)
 
 
 class Deadline:
@@ -52,13 +55,21 @@ class PostgresClient:
             async with asyncio.timeout(timeout_s):
                 pool = await asyncpg.create_pool(
                     dsn,
-                    min_size=MIN_CONNECTIONS,
+                    # A floor is restored in the background, with a traceback in the log at each failure.
+                    min_size=0,
                     max_size=MAX_CONNECTIONS,
                     timeout=timeout_s,
                     statement_cache_size=0,
                     server_settings={"application_name": "levibot"},
                 )
-        return cls(pool, where, timeout_s)
+        client = cls(pool, where, timeout_s)
+        try:
+            async with client.connection() as (db, _):
+                await db.execute("SELECT 1")
+        except BaseException:
+            pool.terminate()
+            raise
+        return client
 
     async def close(self) -> None:
         """Close the connections, by force when the server does not take part in time."""
@@ -81,8 +92,7 @@ class PostgresClient:
                 connection = await self._pool.acquire()
                 try:
                     yield connection, Deadline(timeout, silence_s)
-                except (TimeoutError, asyncio.CancelledError):
-                    # It is in the middle of something; to clean it up would wait for a silent server.
+                except BROKEN:
                     connection.terminate()
                     raise
                 finally:
@@ -99,7 +109,7 @@ def _translated(where: str) -> Iterator[None]:
         raise DataError(f"PostgreSQL at {where} refused a value: {exc}.") from exc
     except (*NOT_SERVING, OSError) as exc:
         raise StoreUnavailable(f"PostgreSQL at {where} does not serve: {exc or type(exc).__name__}.") from exc
-    except asyncpg.InterfaceError as exc:
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
         if isinstance(exc, ValueError):  # a value or an address that the client itself refuses
             raise StoreError(f"The call to PostgreSQL at {where} is wrong: {exc}.") from exc
         raise StoreUnavailable(f"The connection to PostgreSQL at {where} is gone: {exc}.") from exc
