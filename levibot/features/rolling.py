@@ -127,7 +127,7 @@ def cross_mean(x: FloatArray, counted: BoolArray) -> FloatArray:
 def _blocks(x: FloatArray, window_bars: int) -> FloatArray:
     """(S, blocks, window_bars): a block of NaN, then the rows, then NaN to the end of the last block.
 
-    Blocks are counted from row 0, so that rows to come do not even change the rounding of the rows before them.
+    Blocks are counted from row 0, so that rows to come do not even change the rounding of those before them.
     """
     n_rows, n_symbols = x.shape
     n_blocks = -(-n_rows // window_bars) + 1
