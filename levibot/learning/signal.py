@@ -123,14 +123,14 @@ class SignalModel:
         return self.evaluate(window[-self.window_bars :]).row(-1)
 
     def evaluate(self, features: FloatArray) -> Signals:
-        """Signals of every row, (T, S) each, from features (T, S, F). Row t reads `window_bars` rows, t the last.
+        """Signals of every row, (T, S) each, from features (T, S, F). Row t reads `window_bars` rows up to t.
 
         The same code serves one row and backtests a history. Raises DataError on no rows or another shape.
         """
         n_symbols, n_features = len(self.symbols), len(self.feature_names)
         if features.ndim != 3 or features.shape[0] == 0 or features.shape[1:] != (n_symbols, n_features):
             raise DataError(
-                f"Features have shape {features.shape}: this model reads (1 or more rows, {n_symbols} symbols, "
+                f"Features have shape {features.shape}: this model reads (rows, {n_symbols} symbols, "
                 f"{n_features} features)."
             )
         trend = self._mean_tanh(features, "trend")
@@ -242,7 +242,7 @@ class SignalModel:
         return mean
 
     def _smoothed(self, opinion: FloatArray) -> FloatArray:
-        """Exponentially weighted mean of the last `window_bars` rows; one without an opinion has no weight."""
+        """Exponentially weighted mean of the last `window_bars` rows that hold an opinion."""
         decay = 0.5 ** (1.0 / self.parameters.half_life_bars)
         known = np.isfinite(opinion)
         total, weight = np.zeros_like(opinion), np.zeros_like(opinion)

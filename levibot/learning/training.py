@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from math import ceil
@@ -24,6 +25,8 @@ from levibot.market.bars import FIELDS, FloatArray, Panel, to_datetime64
 
 # (steps done, steps in all, what was done)
 Progress = Callable[[int, int, str], None]
+
+_FITS_AT_ONCE = 2
 
 # Fewer pooled rows than this teach nothing but noise.
 MIN_ROWS = 400
@@ -189,23 +192,29 @@ def _learn(
     steps: _Steps,
 ) -> tuple[Learned, Platt]:
     """Regressors of one horizon, the usual size of their predictions, and what these say of the sign."""
-    models = []
-    for k, lesson in enumerate(lessons):
-        models.append(lesson.fit(training.booster, seed * 1_000 + k))
-        steps.finish(f"{labels.horizon_bars} bars ahead, regressor {k + 1}")
     lesson = lessons[0]
     taught = np.zeros(len(panel), dtype=np.bool_)
     taught[lesson.row] = True
-    score = np.empty(len(lesson.label))
     folds = purged_folds(panel.ts, labels.available_at, taught, n_folds=training.n_folds, embargo=embargo)
-    for number, (teach, judge) in enumerate(folds, start=1):
-        model = lesson.among(teach).fit(training.booster, seed * 1_000)
+    jobs = [(lesson, seed * 1_000 + k) for k, lesson in enumerate(lessons)]
+    jobs += [(lesson.among(teach), seed * 1_000) for teach, _ in folds]
+    models = []
+    with ThreadPoolExecutor(_FITS_AT_ONCE) as pool:
+        for model in pool.map(lambda job: job[0].fit(training.booster, job[1]), jobs):
+            models.append(model)
+            steps.finish(f"{labels.horizon_bars} bars ahead, fit {len(models)} of {len(jobs)}")
+    score = np.empty(len(lesson.label))
+    for (_, judge), model in zip(folds, models[len(lessons) :], strict=True):
         judged = judge[lesson.row]
         score[judged] = model.predict(lesson.features[judged])
-        steps.finish(f"{labels.horizon_bars} bars ahead, fold {number}")
     usual_size = float(np.sqrt(np.mean(np.square(score))))
     # Trees that found no split predict zero; the floor makes that no opinion instead of 0 / 0.
-    part = Learned(labels.horizon_bars, tuple(models), max(usual_size, 1e-9), float(lesson.label.mean()))
+    part = Learned(
+        labels.horizon_bars,
+        tuple(models[: len(lessons)]),
+        max(usual_size, 1e-9),
+        float(lesson.label.mean()),
+    )
     return part, fit_platt(score, lesson.label > 0.0)
 
 

@@ -10,7 +10,7 @@ from numba import njit
 from levibot.errors import DataError
 from levibot.market.bars import FloatArray
 from levibot.trading.costs import Costs
-from levibot.trading.market_step import account_value, check_prices, step_account
+from levibot.trading.market_step import check_prices, step_account, weigh
 from levibot.trading.sizing import apply_no_trade_band
 
 START_EQUITY = 1_000_000.0
@@ -117,10 +117,7 @@ def _run(
     weights = np.zeros((n_bars, n))
     cash = start_equity
     for t in range(n_bars):
-        value = account_value(units, cash, fill[t], last_price)
-        for s in range(n):
-            price = last_price[s] if np.isnan(fill[t, s]) else fill[t, s]
-            weight[s] = units[s] * price / value if units[s] != 0.0 and value > 0.0 else 0.0
+        value = weigh(units, cash, fill[t], last_price, weight)
         apply_no_trade_band(targets[t], weight, band, ordered)
         rates = funding_rate[t] if funding_rate.shape[0] == n_bars else funding_rate[0]
         flows = step_account(
@@ -140,8 +137,5 @@ def _run(
         equity[t], fees[t], slippage[t], funding[t] = flows.equity, flows.fees, flows.slippage, flows.funding
         if value > 0.0:
             turnover[t] = flows.traded_notional / value
-        if flows.equity > 0.0:
-            for s in range(n):
-                if units[s] != 0.0:
-                    weights[t, s] = units[s] * last_price[s] / flows.equity
+        weigh(units, cash, last_price, last_price, weights[t])
     return equity, weights, turnover, fees, slippage, funding

@@ -54,6 +54,22 @@ def account_value(units: FloatArray, cash: float, price: FloatArray, last_price:
 
 
 @njit(cache=True)
+def weigh(
+    units: FloatArray, cash: float, price: FloatArray, last_price: FloatArray, weight: FloatArray
+) -> float:
+    """Write into `weight` (S,) each position's value over equity, priced as in `account_value`; give equity.
+
+    All weights are zero where equity is not above zero.
+    """
+    value: float = account_value(units, cash, price, last_price)
+    for s in range(units.shape[0]):
+        weight[s] = 0.0
+        if units[s] != 0.0 and value > 0.0:
+            weight[s] = units[s] * (last_price[s] if np.isnan(price[s]) else price[s]) / value
+    return value
+
+
+@njit(cache=True)
 def step_account(
     units: FloatArray,
     last_price: FloatArray,
@@ -143,11 +159,9 @@ class Account:
 
     def weights(self, price: FloatArray | None = None) -> FloatArray:
         """(S,) position values over equity, at `price` (S,); where that is NaN, at the last marks."""
-        at = self.last_price if price is None else np.where(np.isnan(price), self.last_price, price)
-        equity = account_value(self.units, self.cash, at, at)
-        if equity <= 0.0:
-            return np.zeros_like(self.units)
-        return np.where(self.units == 0.0, 0.0, self.units * at / equity)
+        weight = np.empty_like(self.units)
+        weigh(self.units, self.cash, self.last_price if price is None else price, self.last_price, weight)
+        return weight
 
 
 def market_step(

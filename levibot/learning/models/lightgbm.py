@@ -11,7 +11,9 @@ import numpy as np
 from levibot.errors import DataError, RegistryError
 from levibot.market.bars import FloatArray
 
-_THREADS = 2
+# One thread a booster: callers fit and predict several at once. Threads inside a booster wait for each other
+# at # every split, and on a busy machine they wait for long.
+_THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,7 @@ class LightGBMModel:
         """(N, F) to (N,)."""
         if len(features) == 0:
             return np.empty(0)
-        # Starting threads costs more than a few rows do.
-        threads = 1 if len(features) < 10_000 else _THREADS
-        predicted: FloatArray = np.asarray(self.booster.predict(features, num_threads=threads))
+        predicted: FloatArray = np.asarray(self.booster.predict(features, num_threads=_THREADS))
         return predicted
 
     def to_bytes(self) -> bytes:
