@@ -9,14 +9,19 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 import ray
+import structlog
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from actors import NAMESPACE
+from levibot.errors import LeviBotError, NotReady
+from levibot.resilience.guard import Guard
 from levibot.settings import Settings
-from levibot.stores.embedded import endpoints
+from levibot.stores.connect import open_events
 from levibot.stores.events import Event, EventStore
 from levibot.telemetry.logging import configure_logging
 
@@ -24,10 +29,12 @@ T = TypeVar("T")
 
 NAME = "event_log"
 MAX_BATCH = 5_000
+APPEND_TIMEOUT_S = 10.0
+log = structlog.get_logger()
 
 
 class EventLog:
-    """Appends events in groups: one write for all callers that wait, and each is answered when it is durable."""
+    """Appends events in groups: one write for all who wait, each answered when it is durable."""
 
     def __init__(self, settings: Settings) -> None:
         configure_logging(settings.log_level, NAME)
@@ -75,8 +82,7 @@ class EventLog:
                 n_events += len(group[-1][0])
             outcome: BaseException | None = None
             try:
-                rows = [event for events, _ in group for event in events]
-                await self._run(lambda store, rows=rows: store.append(rows))
+                await self._run(partial(_append, [event for events, _ in group for event in events]))
             except Exception as exc:  # noqa: BLE001 - handed to each caller that waits, below
                 outcome = exc
             for _, done in group:
@@ -93,8 +99,38 @@ class EventLog:
     def _with_store(self, call: Callable[[EventStore], T]) -> T:
         # Opened here and not in the constructor: an actor whose constructor fails is never restarted.
         if self._store is None:
-            self._store = EventStore.open(endpoints(self._settings).clickhouse)
+            self._store = open_events(self._settings)
         return call(self._store)
+
+
+def _append(events: Sequence[Event], store: EventStore) -> None:
+    store.append(events)
+
+
+class Client:
+    """Tells the event log what happened. What the log cannot take is said in this process's own log.
+
+    The named fallback of this call is the JSON log line: an event is never the reason that work stops.
+    """
+
+    def __init__(self, process: str) -> None:
+        self._guard = Guard(
+            f"{process}:{NAME}",
+            timeout_s=APPEND_TIMEOUT_S,
+            transient=(RayError, ValueError),
+            unavailable=NotReady,
+        )
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Write events, or log that they were not written."""
+        try:
+            await self._guard.call(self._send, events)
+        except (LeviBotError, RayError, ValueError) as exc:
+            log.error("events were not written", count=len(events), reason=str(exc))
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        # ValueError: there is no actor of this name.
+        await ray.get_actor(NAME, namespace=NAMESPACE).append.remote(events)
 
 
 def start(settings: Settings) -> ActorHandle:
@@ -114,4 +150,3 @@ def start(settings: Settings) -> ActorHandle:
         )
         .remote(settings)
     )
-

@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     train_start: datetime | None = Field(None, description="first bar that training sees")
     replay_start: datetime | None = Field(None, description="where the replay of a market begins")
     replay_speed: float = Field(1.0, gt=0.0, le=1000.0, description="bars a second in a replay")
-    replay_wall_start: datetime | None = Field(None, description="wall instant of `replay_start`; set by `up`")
+    replay_wall_start: datetime | None = Field(
+        None, description="wall instant of `replay_start`; set by `up`"
+    )
 
     fresh_bars: float = Field(2.0, gt=0.0, description="a value is stale when older than this many bars")
     usable_bars: float = Field(24.0, gt=0.0, description="a signal older than this many bars is refused")
@@ -128,7 +130,7 @@ class Settings(BaseSettings):
         return f"simulated:seed={self.seed}:edge={self.edge:g}:{self.bar_interval}"
 
     def clock(self) -> Clock:
-        """The market's own clock: replayed for recorded and simulated markets, the system's for a live one."""
+        """The market's clock: a replay's for recorded and simulated markets, the system's for a live one."""
         if self.source == "exchange":
             return SystemClock()
         if self.replay_start is None or self.replay_wall_start is None:
@@ -144,7 +146,11 @@ class Settings(BaseSettings):
         """These settings as variables, for a process started by this one."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         as_text = {
-            name: ",".join(v) if isinstance(v, tuple) else v.isoformat() if isinstance(v, datetime) else str(v)
+            name: ",".join(v)
+            if isinstance(v, tuple)
+            else v.isoformat()
+            if isinstance(v, datetime)
+            else str(v)
             for name, v in values.items()
             if v is not None
         }
@@ -152,7 +158,7 @@ class Settings(BaseSettings):
 
 
 def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
-    """The environment for a process of ours: this one's, with the settings and this interpreter's tools first."""
+    """The environment for a process of ours: this one's, the settings, this interpreter's tools first."""
     tools = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     return {**os.environ, "PATH": f"{tools}{os.pathsep}{path}", **settings.environment(), **extra}

@@ -14,7 +14,7 @@ from levibot.stores.ticks import TickStore
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What one pass brought in. `newest_close`: when the newest bar of the market closed, None without bars."""
+    """What one pass brought in. newest_close: of the newest bar stored, None without any."""
 
     n_bars: int
     n_new: int
@@ -34,7 +34,10 @@ class Ingest:
         self._symbols = tuple(symbols)
 
     async def up_to(
-        self, as_of: datetime, start: datetime | None = None, progress: Callable[[str, int], None] | None = None
+        self,
+        as_of: datetime,
+        start: datetime | None = None,
+        progress: Callable[[str, int], None] | None = None,
     ) -> Ingested:
         """Store every bar that is finished at `as_of` and opens at `start` or later (default: all).
 

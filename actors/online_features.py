@@ -1,0 +1,112 @@
+"""Keeps the feature vectors in Redis at the newest bar. Readers go to Redis, not to this actor."""
+
+from __future__ import annotations
+
+import asyncio
+
+import ray
+import structlog
+from ray.actor import ActorHandle
+
+from actors import NAMESPACE
+from levibot.errors import LeviBotError, StoreUnavailable
+from levibot.features.materialise import Materialised, Materialiser
+from levibot.features.views import CORE
+from levibot.learning.signal import SignalParameters
+from levibot.resilience.guard import Guard
+from levibot.settings import Settings
+from levibot.stores.connect import open_online, open_ticks
+from levibot.telemetry.logging import configure_logging
+
+NAME = "online_features"
+RETRY_S = 0.5
+STEP_TIMEOUT_S = 30.0
+log = structlog.get_logger()
+
+
+class OnlineFeatures:
+    """Refreshes the online store when bars arrive, and often enough that a living vector never expires.
+
+    After a crash the window is read again from the tick store.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        configure_logging(settings.log_level, NAME)
+        self._settings = settings
+        # Its fallback is to wait: meanwhile readers see the vectors grow stale, and say so.
+        self._guard = Guard(
+            NAME, timeout_s=STEP_TIMEOUT_S, attempts=1, reset_s=1.0, transient=(StoreUnavailable,)
+        )
+        self._due = asyncio.Event()
+        self._newest: Materialised | None = None
+        self._problem = ""
+        self._loop = asyncio.get_running_loop().create_task(self._run())
+
+    async def refresh_soon(self) -> None:
+        """New bars are stored: refresh now rather than at the next turn."""
+        self._due.set()
+
+    async def status(self) -> dict[str, str | None]:
+        """The newest row's event time, and the problem that the actor has now, if any."""
+        newest = self._newest.event_time.isoformat() if self._newest else None
+        return {"event_time": newest, "problem": self._problem}
+
+    async def _run(self) -> None:
+        materialiser: Materialiser | None = None
+        while True:
+            try:
+                if materialiser is None:
+                    materialiser = await self._open()
+                self._newest = await self._guard.call(materialiser.refresh)
+                self._problem = ""
+                await self._wait()
+            except LeviBotError as exc:
+                self._problem = str(exc)
+                log.warning("features are waiting", reason=str(exc))
+                await asyncio.sleep(RETRY_S)
+
+    async def _wait(self) -> None:
+        # Three chances to renew a vector before it expires, and a turn a second in case a poke is lost.
+        turn_s = min(1.0, self._settings.feature_ttl_s / 3)
+        try:
+            async with asyncio.timeout(turn_s):
+                await self._due.wait()
+        except TimeoutError:
+            return
+        self._due.clear()
+
+    async def _open(self) -> Materialiser:
+        settings = self._settings
+        return Materialiser(
+            await open_ticks(settings),
+            open_online(settings, CORE.version),
+            market_id=settings.market_id,
+            symbols=settings.symbols,
+            interval=settings.interval,
+            view=CORE,
+            rows=SignalParameters().window_bars,
+        )
+
+
+def poke() -> None:
+    """Tell the actor that bars are stored. Losing this costs at most a second: the actor looks by itself."""
+    try:
+        ray.get_actor(NAME, namespace=NAMESPACE).refresh_soon.remote()
+    except ValueError:
+        log.warning("no actor of this name yet", actor=NAME)
+
+
+def start(settings: Settings) -> ActorHandle:
+    """The cluster's online features, started if they are not there yet."""
+    return (
+        ray.remote(OnlineFeatures)
+        .options(
+            name=NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            num_cpus=0,
+        )
+        .remote(settings)
+    )

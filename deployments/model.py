@@ -1,0 +1,35 @@
+"""A base model behind Ray Serve: takes feature windows, gives opinions."""
+
+from __future__ import annotations
+
+import asyncio
+
+from levibot.learning.signal import SignalModel, Signals
+from levibot.market.bars import FloatArray
+from levibot.settings import Settings
+from levibot.stores.connect import open_registry
+from levibot.telemetry.logging import configure_logging
+
+KEPT_VERSIONS = 2
+
+
+class ModelReplica:
+    """Holds the versions asked for last, loaded from the registry and checked there."""
+
+    def __init__(self) -> None:
+        settings = Settings.load()
+        configure_logging(settings.log_level, "model")
+        self._registry = open_registry(settings)
+        self._loaded: dict[str, SignalModel] = {}
+
+    async def signals(self, version: str, window: FloatArray) -> Signals:
+        """The opinions of one model version on windows (R, S, F). Raises RegistryError on a bad version."""
+        model = self._loaded.get(version)
+        if model is None:
+            model = await asyncio.to_thread(self._load, version)
+            self._loaded = dict([*self._loaded.items(), (version, model)][-KEPT_VERSIONS:])
+        return model.signals(window)
+
+    def _load(self, version: str) -> SignalModel:
+        stored = self._registry.load(version)
+        return SignalModel.from_files(stored.metadata, stored.files)

@@ -1,0 +1,5 @@
+"""`python -m levibot`."""
+
+from levibot.cli import main
+
+main()

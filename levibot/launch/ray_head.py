@@ -1,0 +1,136 @@
+"""The Ray head of a laptop's one-node cluster, on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from levibot.errors import PortInUse, ProcessError
+from levibot.launch.run_record import RUN_ID_VARIABLE, end_processes, processes_of
+from levibot.settings import Settings, child_environment
+from levibot.stores.server_process import free_port, is_free
+
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+OBJECT_STORE_BYTES = 300 * 1024 * 1024
+
+
+def repository() -> Path:
+    """The folder that holds `actors/`, `deployments/` and `tune/`. Raises ProcessError outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "deployments" / "app.py").is_file():
+        raise ProcessError(
+            f"The applications are not beside the installed package in {root}.",
+            hint="Run this command from a clone of the repository.",
+        )
+    return root
+
+
+def check_port(port: int, setting: str) -> None:
+    """Raise PortInUse when somebody listens on a port that this run needs."""
+    if not is_free(port):
+        raise PortInUse(
+            f"Port {port} on 127.0.0.1 is in use by another program.",
+            hint=f"Stop that program, or set {setting} to a free port.",
+        )
+
+
+class RayHead:
+    """One `ray start --head --block` process. Its children die with it, and it is ended by its own handle."""
+
+    def __init__(self, settings: Settings, run_id: str) -> None:
+        self._settings = settings
+        self._run_id = run_id
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log = settings.home / "logs" / "ray.log"
+        dashboard = settings.dashboard_port if is_free(settings.dashboard_port) else free_port()
+        self.address = f"127.0.0.1:{free_port()}"
+        self.dashboard_url = f"http://127.0.0.1:{dashboard}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process of the cluster, and every command sent to it, is started with."""
+        return child_environment(
+            self._settings,
+            PYTHONPATH=os.pathsep.join(p for p in (str(repository()), os.environ.get("PYTHONPATH")) if p),
+            RAY_ADDRESS=self.address,
+            RAY_API_SERVER_ADDRESS=self.dashboard_url,
+            # Left unset, a local cluster would switch token authentication on and write into HOME.
+            RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", "disabled"),
+            # Makes Ray keep 127.0.0.1 as the node's address instead of the machine's own.
+            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+            RAY_USAGE_STATS_ENABLED="0",
+            # A cluster of one node has nowhere to move its work to.
+            RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
+            RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="deployments.errors:proxy_middlewares",
+            **{RUN_ID_VARIABLE: self._run_id},
+        )
+
+    def start(self) -> None:
+        """Start the head; `wait` until it answers. Raises ProcessError when it cannot be executed."""
+        # Short: a unix socket's path may have 107 bytes. One a state folder: runs do not meet.
+        name = hashlib.sha256(str(self._settings.home).encode()).hexdigest()[:8]
+        temp = Path(tempfile.gettempdir()) / f"levibot-{os.getuid()}-{name}"
+        shutil.rmtree(temp, ignore_errors=True)  # the sessions of runs that have ended
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        dashboard_port = self.dashboard_url.rpartition(":")[2]
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *("--node-ip-address", "127.0.0.1", "--port", self.address.rpartition(":")[2]),
+            *("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard_port),
+            *("--dashboard-agent-listen-port", str(free_port())),
+            *("--ray-client-server-port", str(free_port())),
+            *("--object-store-memory", str(OBJECT_STORE_BYTES)),
+            *("--temp-dir", str(temp), "--disable-usage-stats"),
+        ]
+        with self._log.open("wb") as output:
+            self._child = subprocess.Popen(
+                command,
+                cwd=repository(),
+                env={k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A Ctrl-C in the terminal is for the launcher, which stops things in order.
+                start_new_session=True,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def wait(self) -> None:
+        """Return when the cluster takes jobs. Raises ProcessError when it ends or does not answer in time."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if not self.is_running:
+                raise ProcessError("The Ray head ended while starting.", hint=f"See {self._log}.")
+            try:
+                if httpx.get(f"{self.dashboard_url}/api/jobs/", timeout=2.0).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass  # not up yet
+            time.sleep(0.2)
+        raise ProcessError(
+            f"The Ray head did not answer within {START_TIMEOUT_S:.0f} s.", hint=f"See {self._log}."
+        )
+
+    def stop(self) -> None:
+        """End the cluster: asked first, then every process of this run that is left."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        end_processes(processes_of(self._run_id))
+        self._child = None

@@ -1,0 +1,255 @@
+"""One run from nothing to served signals, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psutil
+
+from levibot.errors import ProcessError, SettingsError
+from levibot.features.views import CORE
+from levibot.launch.ray_head import RayHead, check_port, repository
+from levibot.launch.run_record import (
+    RunRecord,
+    end_processes,
+    forget_record,
+    processes_of,
+    read_record,
+    write_record,
+)
+from levibot.launch.steps import Steps
+from levibot.market.ingest import Ingest
+from levibot.market.sources import Source, open_source
+from levibot.settings import Settings
+from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.embedded import EmbeddedServers
+
+WATCH_S = 0.5
+READY_TIMEOUT_S = 120.0
+# What a first run learns from when nothing else is said.
+HISTORY = timedelta(days=730)
+RECORDED_REPLAY = timedelta(days=365)
+SIMULATED_REPLAY_START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+class Run:
+    """Everything that `up` starts: brought up, kept up, and ended with nothing else."""
+
+    def __init__(self, settings: Settings, steps: Steps) -> None:
+        self._settings = settings
+        self._steps = steps
+        self._servers = EmbeddedServers(settings)
+        self._run_id = uuid.uuid4().hex
+        self._head: RayHead | None = None
+
+    def start(self) -> dict[str, Any]:
+        """Bring the system up; returns the first answer that it served.
+
+        Raises ProcessError, PortInUse, DataError, SettingsError, or a store's error; `stop` then cleans up.
+        """
+        home = self._settings.home
+        repository()
+        home.mkdir(parents=True, exist_ok=True)
+        self._end_leftovers()
+        check_port(self._settings.http_port, "LEVIBOT_HTTP_PORT")
+        source = open_source(self._settings)
+        with self._steps.step("Starting the stores"):
+            self._servers.start()
+            resume = asyncio.run(self._prepare_stores())
+        replay_start, self._settings = self._with_clock(source, resume)
+        self._head = head = RayHead(self._settings, self._run_id)
+        head.start()
+        self._record(head)
+        with self._steps.step("Loading the market") as at:
+            asyncio.run(self._load(source, replay_start, lambda symbol, n: at(f"{symbol}: {n:,} bars")))
+        with self._steps.step("Starting the Ray cluster"):
+            head.wait()
+        with self._steps.step("Starting the actors"):
+            self._command("the actors", [sys.executable, "-m", "actors.start"])
+        # The application comes up while the model is trained: a replica waits for an active model.
+        deploy = self._spawn("deploy.log", [sys.executable, "-m", "deployments.start"])
+        if not self._activate_fitting_model():
+            with self._steps.step("Training a model") as at:
+                submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
+                job = [*submit, "--", "python", "-m", "tune.train", "--until", replay_start.isoformat()]
+                self._command("the training job", job, at)
+        with self._steps.step("Waiting for the first signal"):
+            return self._first_answer(deploy)
+
+    def watch(self) -> None:
+        """Keep the run up until it is interrupted: a dead store is started again.
+
+        Raises ProcessError when the Ray head ends.
+        """
+        while self._head is not None and self._head.is_running:
+            for name in self._servers.restart_dead():
+                self._steps.say(
+                    f"[yellow]{name} had died and was started again.[/yellow]", {"restarted": name}
+                )
+            time.sleep(WATCH_S)
+        raise ProcessError("The Ray head has ended.", hint=f"See {self._settings.home / 'logs' / 'ray.log'}.")
+
+    def stop(self) -> None:
+        """End everything that this run started, the cluster before the stores that it writes to."""
+        if self._head is not None:
+            with self._steps.step("Stopping the Ray cluster"):
+                self._head.stop()
+            forget_record(self._settings.home)
+        with self._steps.step("Stopping the stores"):
+            self._servers.stop()
+
+    def _end_leftovers(self) -> None:
+        """End what a killed launcher left behind. Raises ProcessError when the last run is alive."""
+        record = read_record(self._settings.home)
+        if record is None:
+            return
+        if record.launcher is not None:
+            raise ProcessError(
+                f"LeviBot already runs from {self._settings.home}: process {record.pid}, {record.http_url}.",
+                hint="Stop it with `python -m levibot down`, or set LEVIBOT_HOME to another folder.",
+            )
+        end_processes(processes_of(record.run_id))
+        forget_record(self._settings.home)
+
+    async def _prepare_stores(self) -> datetime | None:
+        """Bring the schema up; returns the close of the newest stored bar of this market."""
+        ticks = await open_ticks(self._settings)
+        try:
+            await ticks.migrate()
+            settings = self._settings
+            last = await ticks.last_ts(settings.market_id, settings.symbols, settings.interval)
+            return max(last.values()) + settings.interval if last else None
+        finally:
+            await ticks.close()
+
+    def _with_clock(self, source: Source, resume: datetime | None) -> tuple[datetime, Settings]:
+        """Where time starts, and the settings that carry its clock to every process of the run."""
+        now = datetime.now(UTC)
+        if self._settings.source == "exchange":
+            return now, self._settings
+        first, last = source.extent()
+        start = self._settings.replay_start
+        if start is None and last is None:
+            start = SIMULATED_REPLAY_START
+        elif start is None and last is not None:
+            start = max(last - RECORDED_REPLAY, first + (last - first) * 0.8)
+        if start is None or start <= first or (last is not None and start >= last):
+            raise SettingsError(
+                f"LEVIBOT_REPLAY_START is {start}, outside the market's {first} to {last or 'no end'}."
+            )
+        # A second run goes on where the first one stopped.
+        begin = max(start, resume) if resume else start
+        update = {"replay_start": begin, "replay_wall_start": now}
+        return begin, self._settings.model_copy(update=update)
+
+    async def _load(self, source: Source, until: datetime, progress: Callable[[str, int], None]) -> None:
+        settings = self._settings
+        ticks = await open_ticks(settings)
+        try:
+            ingest = Ingest(source, ticks, settings.market_id, settings.symbols)
+            start = settings.train_start or (None if settings.source == "parquet" else until - HISTORY)
+            await ingest.up_to(until, start, progress)
+        finally:
+            await ticks.close()
+
+    def _record(self, head: RayHead) -> None:
+        settings = self._settings
+        me = psutil.Process()
+        record = RunRecord(
+            run_id=self._run_id,
+            pid=me.pid,
+            launched_at=me.create_time(),
+            http_url=self.http_url,
+            dashboard_url=head.dashboard_url,
+            ray_address=head.address,
+            source=settings.source,
+            market_id=settings.market_id,
+        )
+        write_record(settings.home, record)
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{self._settings.http_host}:{self._settings.http_port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        return self._head.dashboard_url if self._head else ""
+
+    def _activate_fitting_model(self) -> bool:
+        """Whether the live model is of this market and these features, if need be after a switch to one."""
+        registry = open_registry(self._settings)
+        wanted = (self._settings.market_id, CORE.version)
+        fitting = [
+            info.version
+            for info in registry.versions()
+            if (info.metadata.get("market_id"), info.metadata.get("view_version")) == wanted
+        ]
+        active = registry.active()
+        if not fitting:
+            return False
+        if active not in fitting:
+            registry.activate(fitting[-1], "the newest version of this market")
+        return True
+
+    def _spawn(self, log_name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        assert self._head is not None
+        log = self._settings.home / "logs" / log_name
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                command,
+                cwd=repository(),
+                env=self._head.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _command(self, what: str, command: list[str], at: Callable[[str], None] | None = None) -> None:
+        """Run a command to its end, showing its newest line. Raises ProcessError when it fails."""
+        log_name = f"{what.split()[-1]}.log"
+        child = self._spawn(log_name, command)
+        log = self._settings.home / "logs" / log_name
+        while child.poll() is None:
+            if at is not None:
+                at(_last_line(log.read_text(errors="replace")))
+            time.sleep(0.2)
+        if child.returncode:
+            raise ProcessError(
+                f"Starting {what} failed: {_last_line(log.read_text(errors='replace'))}", hint=f"See {log}."
+            )
+
+    def _first_answer(self, deploy: subprocess.Popen[bytes]) -> dict[str, Any]:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        problem = "nothing answers yet"
+        log = self._settings.home / "logs" / "deploy.log"
+        while time.monotonic() < deadline:
+            if deploy.poll():
+                raise ProcessError(
+                    f"Deploying failed: {_last_line(log.read_text(errors='replace'))}", hint=f"See {log}."
+                )
+            try:
+                body = {"symbol": self._settings.symbols[0]}
+                answer = httpx.post(f"{self.http_url}/ai/predict", json=body, timeout=10.0)
+                if answer.status_code == 200:
+                    return dict(answer.json())
+                problem = answer.json()["error"]["message"]
+            except (httpx.HTTPError, ValueError, KeyError) as exc:
+                problem = f"{type(exc).__name__}: {exc}"
+            time.sleep(0.25)
+        raise ProcessError(
+            f"No signal was served within {READY_TIMEOUT_S:.0f} s: {problem}", hint=f"See {log} and /readyz."
+        )
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

@@ -1,0 +1,96 @@
+"""Train, register and activate a model: `ray job submit --working-dir . -- python -m tune.train`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import ray
+import structlog
+import typer
+
+from levibot.errors import DataError, LeviBotError, UsageError
+from levibot.features.views import CORE
+from levibot.learning.signal import SignalModel
+from levibot.learning.training import train
+from levibot.market.bars import Panel, to_datetime
+from levibot.settings import Settings
+from levibot.stores.connect import open_registry, open_ticks
+from levibot.telemetry.logging import configure_logging
+
+log = structlog.get_logger()
+
+
+async def read_panel(settings: Settings, until: datetime | None) -> Panel:
+    """All stored bars of the market that are finished at `until`. Raises DataError when there are none."""
+    ticks = await open_ticks(settings)
+    try:
+        bars = {}
+        for symbol in settings.symbols:
+            stored = await ticks.read_bars(settings.market_id, symbol, settings.interval)
+            bars[symbol] = stored if until is None else stored.closed_by(until)
+    finally:
+        await ticks.close()
+    if not any(len(b) for b in bars.values()):
+        raise DataError(
+            f"No bars of {settings.market_id} are stored.", hint="Load them with `python -m levibot ingest`."
+        )
+    return Panel.align(bars)
+
+
+@ray.remote(num_cpus=1, max_retries=2)
+def fit(panel: Panel, train_start: datetime, train_end: datetime, seed: int, level: str) -> SignalModel:
+    """Train on a worker of the cluster, where the panel is read from shared memory."""
+    configure_logging(level, "train")
+    return train(
+        panel,
+        view=CORE,
+        seed=seed,
+        train_start=train_start,
+        train_end=train_end,
+        progress=lambda done, total, what: log.info("training", done=done, total=total, step=what),
+    )
+
+
+def run(settings: Settings, until: datetime | None, activate: bool) -> str:
+    """Train on the stored bars, publish the version and, if asked, make it live. Returns the version."""
+    panel = asyncio.run(read_panel(settings, until))
+    train_end = to_datetime(panel.closes_at[-1])
+    train_start = max(settings.train_start or to_datetime(panel.ts[0]), to_datetime(panel.ts[0]))
+    log.info("bars are read", rows=len(panel), symbols=len(panel.symbols), until=train_end.isoformat())
+    ray.init(address="auto", logging_level="WARNING")
+    model = ray.get(fit.remote(panel, train_start, train_end, settings.seed, settings.log_level))
+    registry = open_registry(settings)
+    metadata = {
+        **model.metadata(),
+        "market_id": settings.market_id,
+        "source": settings.source,
+        "trained_at": datetime.now(UTC).isoformat(),
+    }
+    version = registry.publish(metadata, model.to_files())
+    if activate:
+        registry.activate(version, "trained")
+    log.info("model is registered", version=version, active=activate)
+    return version
+
+
+def main(
+    until: Annotated[
+        datetime | None, typer.Option(help="Train on bars finished by then, UTC (default: all stored).")
+    ] = None,
+    activate: Annotated[bool, typer.Option(help="Make the new version live.")] = True,
+) -> None:
+    """Train a model on the bars of the tick store, register it and make it live."""
+    try:
+        settings = Settings.load()
+        configure_logging(settings.log_level, "train")
+        run(settings, until.replace(tzinfo=until.tzinfo or UTC) if until else None, activate)
+    except LeviBotError as exc:
+        sys.stderr.write(f"train: {exc}\n")
+        raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc
+
+
+if __name__ == "__main__":
+    typer.run(main)
