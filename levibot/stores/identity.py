@@ -65,12 +65,13 @@ def unprivileged_identity(program: Path, folder: Path) -> Identity:
         nobody = pwd.getpwnam("nobody")
         uid, gid = nobody.pw_uid, nobody.pw_gid
     plain = Identity(uid, gid)
-    if _reaches(plain, program, folder):
+    if reaches(plain, program, folder):
         return plain
     return Identity(uid, gid, _keeping_one_capability(uid, gid, program))
 
 
-def _reaches(identity: Identity, program: Path, folder: Path) -> bool:
+def reaches(identity: Identity, program: Path, folder: Path) -> bool:
+    """Whether that user can execute `program` and enter `folder`, tried for real."""
     script = '"$0" --version && cd "$1"'
     try:
         probe = subprocess.run(
@@ -88,7 +89,7 @@ def _reaches(identity: Identity, program: Path, folder: Path) -> bool:
 
 def _keeping_one_capability(uid: int, gid: int, program: Path) -> tuple[str, ...]:
     setpriv = shutil.which("setpriv")
-    held = _bounding_set()
+    held = bounding_set()
     capability = next((name for name, bit in CAPABILITIES.items() if held >> bit & 1), None)
     if setpriv is None or capability is None:
         lacking = "the tool setpriv is missing" if setpriv is None else "no capability allows it"
@@ -109,7 +110,8 @@ def _keeping_one_capability(uid: int, gid: int, program: Path) -> tuple[str, ...
     )
 
 
-def _bounding_set() -> int:
+def bounding_set() -> int:
+    """The capabilities that a child of this process could have at most, as a bit set."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

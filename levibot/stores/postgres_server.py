@@ -160,7 +160,10 @@ class PostgresServer:
         failed = [line for line in done.stderr.splitlines() if any(k in line for k in LOUD)]
         if done.returncode != 0 or failed:
             words = failed or done.stderr.strip().splitlines() or ["none"]
-            raise ProcessError(f"{program} ended with code {done.returncode}. Its last words: {words[-1]}")
+            raise ProcessError(
+                f"{program} ended with code {done.returncode}. Its last words: {words[-1]}",
+                hint="Set LEVIBOT_POSTGRES_DSN to use a server of your own.",
+            )
 
     def _answers(self) -> bool:
         # The server notes its state in its pid file, as pg_ctl reads it: pid in line 1, state in line 8.
