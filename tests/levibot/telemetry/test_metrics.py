@@ -1,0 +1,42 @@
+"""The metrics by name."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from levibot import __version__
+from levibot.telemetry.metrics import Metrics
+
+# What dashboards and alerts rely on: name, type, labels.
+OUTSIDE = {
+    ("levibot_http_requests", "counter", ("route", "method", "status")),
+    ("levibot_http_request_seconds", "histogram", ("route",)),
+    ("levibot_retries", "counter", ("operation", "outcome")),
+    ("levibot_circuit_state", "gauge", ("name",)),
+    ("levibot_feature_staleness_seconds", "gauge", ("symbol",)),
+    ("levibot_build_info", "gauge", ("version",)),
+}
+
+
+def test_every_metric_has_the_name_type_and_labels_that_the_outside_relies_on() -> None:
+    metrics = Metrics(CollectorRegistry())
+    found = set()
+    for metric in vars(metrics).values():
+        if not isinstance(metric, CollectorRegistry):
+            (family,) = metric.describe()
+            found.add((family.name, family.type, metric._labelnames))
+    assert found == OUTSIDE
+
+
+def test_the_build_says_its_version() -> None:
+    metrics = Metrics(CollectorRegistry())
+    assert metrics.registry.get_sample_value("levibot_build_info", {"version": __version__}) == 1
+
+
+def test_two_registries_do_not_share_their_counts() -> None:
+    one, other = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    one.http_requests.labels("/ai/predict", "POST", "200").inc()
+    assert b'levibot_http_requests_total{method="POST",route="/ai/predict",status="200"} 1.0' in (
+        generate_latest(one.registry)
+    )
+    assert b"/ai/predict" not in generate_latest(other.registry)
