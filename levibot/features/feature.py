@@ -60,7 +60,7 @@ class Feature:
 
 
 def _sources(function: Callable[..., object], seen: set[str]) -> Iterator[str]:
-    """Source of a function, then of the functions and constants of this package that it names."""
+    """Source of a function, then of what it names: constants, and functions of ours or of its own package."""
     if not isinstance(function, FunctionType):
         raise UsageError(f"A formula must be a plain function, not {function!r}.")
     key = f"{function.__module__}.{function.__qualname__}"
@@ -70,10 +70,14 @@ def _sources(function: Callable[..., object], seen: set[str]) -> Iterator[str]:
     yield inspect.getsource(function)
     for name in sorted(_global_names(function.__code__)):
         value = function.__globals__.get(name)
-        if isinstance(value, FunctionType) and value.__module__.split(".")[0] == "levibot":
+        if isinstance(value, FunctionType) and _package(value) in {"levibot", _package(function)}:
             yield from _sources(value, seen)
         elif isinstance(value, int | float | str | tuple | np.generic):
             yield f"{name} = {value!r}"
+
+
+def _package(function: FunctionType) -> str:
+    return function.__module__.partition(".")[0]
 
 
 def _global_names(code: CodeType) -> set[str]:

@@ -88,6 +88,18 @@ def test_no_feature_needs_more_rows_than_it_states(make_market) -> None:
         check_one_feature_path(FeatureView("one", (feature,)), panel, [len(panel), len(panel) - 25])
 
 
+def test_every_feature_needs_exactly_the_rows_that_it_states(make_market) -> None:
+    panel = make_market()
+    for feature in CORE.features:
+        one = FeatureView("one", (feature,))
+        newest = compute(one, panel)[-1]
+        enough = compute(one, panel.tail(feature.warmup_bars))[-1]
+        np.testing.assert_allclose(enough, newest, rtol=RELATIVE, err_msg=feature.name)
+        if feature.warmup_bars > 1:
+            too_few = compute(one, panel.tail(feature.warmup_bars - 1))[-1]
+            assert not np.allclose(too_few, newest, rtol=1e-9, atol=0.0), feature.name
+
+
 @pytest.mark.market
 @pytest.mark.skipif("LEVIBOT_MARKET_DATA" not in os.environ, reason="LEVIBOT_MARKET_DATA is not set")
 def test_live_gives_what_history_gives_on_the_recorded_market() -> None:

@@ -1,0 +1,32 @@
+"""What the features share: bridged holes and the volatilities."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from levibot.features.inputs import FILL_LIMIT, Inputs
+from levibot.market.bars import FIELDS
+
+
+def test_a_bridged_row_has_the_last_close_no_range_and_no_volume(small_market) -> None:
+    fields = {name: getattr(small_market, name).copy() for name in FIELDS}
+    for field in fields.values():
+        field[50 : 50 + FILL_LIMIT + 1, 1] = np.nan
+    inputs = Inputs(replace(small_market, **fields))
+    bridged = slice(50, 50 + FILL_LIMIT)
+    for series in (inputs.close, inputs.high, inputs.low):
+        assert (series[bridged, 1] == small_market.close[49, 1]).all()
+    assert (inputs.dollar_volume[bridged, 1] == 0.0).all()
+    assert (inputs.log_return[bridged, 1] == 0.0).all()
+    for series in (inputs.close, inputs.high, inputs.low, inputs.dollar_volume):
+        assert np.isnan(series[50 + FILL_LIMIT, 1])
+
+
+def test_a_tail_takes_what_is_longer_than_itself_from_the_whole(small_market) -> None:
+    whole = Inputs(small_market)
+    tail = whole.tail(30)
+    assert len(tail.panel) == 30
+    np.testing.assert_array_equal(tail.sigma_slow, whole.sigma_slow[-30:])
+    np.testing.assert_array_equal(tail.scaled_change(24)[24:], whole.scaled_change(24)[-6:])
