@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -105,11 +105,9 @@ class ExchangeSource:
     def _page(self, symbol: str, since: datetime, limit: int) -> list[list[Any]]:
         with self._lock, _translated(self._exchange_id, symbol):
             pair = self._pair(symbol)
-            rows = self._client.fetch_ohlcv(pair, self._timeframe, since=_milliseconds(since), limit=limit)
-        for row in rows:
-            if not (isinstance(row, list) and len(row) == 6 and isinstance(row[0], int)):
-                raise _unreadable(self._exchange_id)
-        return list(rows)
+            return list(
+                self._client.fetch_ohlcv(pair, self._timeframe, since=_milliseconds(since), limit=limit)
+            )
 
     def _pair(self, symbol: str) -> str:
         if not self._pairs:
@@ -137,6 +135,8 @@ def _client(exchange_id: str, base_url: str | None, timeout_s: float) -> Any:
         )
     client = getattr(ccxt, exchange_id)({"timeout": int(timeout_s * 1000), "enableRateLimit": True})
     client.options["maxRetriesOnFailure"] = 0
+    client.enableLastJsonResponse = True
+    client.parse_ohlcvs = _strict(client, client.parse_ohlcvs)
     fetch_markets = client.options.get("fetchMarkets")
     # Futures have their own endpoints; a spot market needs none of them.
     if isinstance(fetch_markets, dict) and "spot" in (types := fetch_markets.get("types") or ()):
@@ -144,6 +144,20 @@ def _client(exchange_id: str, base_url: str | None, timeout_s: float) -> Any:
     if base_url is not None:
         client.urls["api"] = _moved(client.urls["api"], base_url.rstrip("/"))
     return client
+
+
+def _strict(client: Any, parse: Callable[..., list[list[Any]]]) -> Callable[..., list[list[Any]]]:
+    """ccxt's parser of bars, which takes an answer that it cannot read for no bars, made to refuse it."""
+
+    def parse_bars(answer: Any, market: Any = None, *args: Any, **kwargs: Any) -> list[list[Any]]:
+        if client.last_json_response is None or not isinstance(answer, list):
+            raise _unreadable(client.id)
+        for row in answer:
+            if not isinstance(client.parse_ohlcv(row, market)[0], int):
+                raise _unreadable(client.id)
+        return parse(answer, market, *args, **kwargs)
+
+    return parse_bars
 
 
 def _moved(urls: Any, base_url: str) -> Any:
@@ -160,7 +174,7 @@ def _translated(exchange_id: str, symbol: str) -> Iterator[None]:
 
     try:
         yield
-    except ccxt.NetworkError as exc:
+    except ccxt.OperationFailed as exc:
         raise SourceUnavailable(
             f"The exchange {exchange_id} does not answer ({type(exc).__name__}: {_short(exc)}).",
             hint="It is tried again at the next bar; look at the network and at the exchange's status page.",

@@ -44,7 +44,7 @@ _MAX_RETURN = 0.5  # of one bar, up or down
 _T_LIMIT = 10.0
 _OUTAGE_A_BAR, _MISSING_A_BAR = 1 / 3000, 1 / 5000
 
-# A stream's seed begins with its number. Zero words at the end do not count in numpy's seeds, so [1, seed] and
+# A seed begins with its stream. Zero words at the end do not count in numpy's seeds, so [1, seed] and
 # [1, seed, 0] would be one stream: a number of its own keeps each apart.
 _MARKET, _SYMBOL, _MARKET_BEGIN, _SYMBOL_BEGIN, _CHARACTER = 1, 2, 3, 4, 5
 
@@ -150,7 +150,7 @@ def draw_symbol(
     sigma = character.annual_vol * math.sqrt(interval / timedelta(days=365.25)) * scale
     standardised, momentum = momentum_returns(character.loading * market.factor + own, edge, before.momentum)
     returns = np.clip(sigma * standardised, -_MAX_RETURN, _MAX_RETURN)
-    close: FloatArray = before.close * np.cumprod(1.0 + returns)
+    close = before.close * np.cumprod(1.0 + returns, dtype=np.float64)
     open_ = np.concatenate(([before.close], close[:-1]))
     high, low = _extremes(rng, open_, close, sigma)
     activity = _ar1(
