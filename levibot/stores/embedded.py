@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from levibot.errors import NotReady, ProcessError
@@ -145,18 +145,15 @@ class EmbeddedServers:
         needed = [name for name, url in given.items() if url is None]
         addresses = dict(known)
         for name in needed:
-            old = known.get(name)
-            if old is not None:
-                # Its own orphan would hold the port.
-                _server(self._settings, name, old).sweep()
-            port = old.port if old is not None and is_free(old.port) else free_port()
-            addresses[name] = Address(port, secrets.token_urlsafe(24) if old is None else old.password)
+            address = known.get(name) or Address(free_port(), secrets.token_urlsafe(24))
+            # Before the look at the port, which an orphan of ours would still hold.
+            _server(self._settings, name, address).sweep()
+            addresses[name] = address if is_free(address.port) else replace(address, port=free_port())
         if addresses != known:
             _write_addresses(path, addresses)
         servers = {name: _server(self._settings, name, addresses[name]) for name in needed}
         postgres = servers.get(PostgresServer.name)
         if isinstance(postgres, PostgresServer) and PostgresServer.name not in known:
-            postgres.sweep()
             postgres.reset_password()
         return servers
 
@@ -194,7 +191,9 @@ def _read_addresses(path: Path) -> dict[str, Address]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ProcessError(f"{path} cannot be read: {exc}.", hint="Remove it and start again.") from exc
+        raise ProcessError(
+            f"{path} cannot be read: {exc}.", hint="Run as the user that started the servers."
+        ) from exc
 
 
 def _write_addresses(path: Path, addresses: dict[str, Address]) -> None:

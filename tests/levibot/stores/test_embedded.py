@@ -76,10 +76,11 @@ async def test_killed_servers_come_back_with_every_acknowledged_write(own: Embed
     session.terminate()
 
 
-async def test_a_second_start_changes_nothing(own: EmbeddedServers) -> None:
-    at, pids = own.start(), own.pids()
-    assert own.start() == at
-    assert own.pids() == pids
+def test_a_second_start_changes_nothing(servers: EmbeddedServers) -> None:
+    at, pids = servers.start(), servers.pids()
+    assert servers.start() == at
+    assert servers.pids() == pids
+    assert servers.restart_dead() == []
 
 
 async def test_a_port_taken_by_a_stranger_is_given_up(own: EmbeddedServers) -> None:
@@ -94,17 +95,16 @@ async def test_a_port_taken_by_a_stranger_is_given_up(own: EmbeddedServers) -> N
         assert await read(after) == (7, 7)
 
 
-async def test_servers_listen_on_loopback_only(own: EmbeddedServers) -> None:
-    own.start()
-    for pid in own.pids().values():
+def test_servers_listen_on_loopback_only(servers: EmbeddedServers) -> None:
+    for pid in servers.pids().values():
         sockets = psutil.Process(pid).net_connections(kind="all")
         listening = [s.laddr for s in sockets if s.status == psutil.CONN_LISTEN]
         assert [address.ip for address in listening] == ["127.0.0.1"]
         assert [s for s in sockets if s.family == socket.AF_UNIX and s.laddr] == []
 
 
-async def test_no_password_no_entry(own: EmbeddedServers) -> None:
-    at = own.start()
+async def test_no_password_no_entry(servers: EmbeddedServers) -> None:
+    at = servers.start()
     port = int(at.redis_url.rsplit(":", 1)[1].split("/")[0])
     with redis.Redis(port=port) as client, pytest.raises(redis.AuthenticationError):
         client.ping()
@@ -114,8 +114,8 @@ async def test_no_password_no_entry(own: EmbeddedServers) -> None:
             await asyncpg.connect(f"postgresql://{login}@{address}")
 
 
-async def test_passwords_are_shown_to_no_other_user(own: EmbeddedServers, tmp_path: Path) -> None:
-    at = own.start()
+def test_passwords_are_shown_to_no_other_user(servers: EmbeddedServers, settings_home: Path) -> None:
+    at = servers.start()
     secrets = [url.split("://")[1].split("@")[0].split(":")[1] for url in (at.redis_url, at.postgres_dsn)]
     assert all(len(secret) >= 32 for secret in secrets)
     for process in psutil.process_iter():
@@ -125,13 +125,13 @@ async def test_passwords_are_shown_to_no_other_user(own: EmbeddedServers, tmp_pa
             continue
         assert not any(secret in shown for secret in secrets)
     for name in ("stores.json", "redis/valkey.conf"):
-        assert stat.S_IMODE((tmp_path / "home" / name).stat().st_mode) == 0o600
-    logs = "".join(log.read_text() for log in (tmp_path / "home" / "logs").iterdir())
+        assert stat.S_IMODE((settings_home / name).stat().st_mode) == 0o600
+    logs = "".join(log.read_text() for log in (settings_home / "logs").iterdir())
     assert not any(secret in logs for secret in secrets)
 
 
-async def test_the_role_is_no_superuser(own: EmbeddedServers) -> None:
-    db = await asyncpg.connect(own.start().postgres_dsn)
+async def test_the_role_is_no_superuser(postgres_dsn: str) -> None:
+    db = await asyncpg.connect(postgres_dsn)
     role = await db.fetchrow("SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user")
     await db.close()
     assert tuple(role) == (False, True)
@@ -161,7 +161,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-async def test_servers_of_a_killed_launcher_are_replaced(own: EmbeddedServers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("addresses", ["known", "lost"])
+async def test_servers_of_a_killed_launcher_are_replaced(
+    own: EmbeddedServers, tmp_path: Path, addresses: str
+) -> None:
     command = [sys.executable, "-c", ORPHAN, str(tmp_path / "home")]
     launcher = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     said, _ = await asyncio.wait_for(launcher.communicate(), 60)
@@ -169,31 +172,23 @@ async def test_servers_of_a_killed_launcher_are_replaced(own: EmbeddedServers, t
     assert len(orphans) == 2
     settings = Settings.load(home=tmp_path / "home")
     await write(endpoints(settings), 5)
+    before = endpoints(settings)
+    if addresses == "lost":
+        (tmp_path / "home" / "stores.json").unlink()
     at = own.start()
-    assert at == endpoints(settings)
+    assert (at == before) == (addresses == "known")
     assert await read(at) == (5, 5)
     assert not any(orphan.is_running() for orphan in orphans)
 
 
-async def test_one_launcher_a_state_folder(own: EmbeddedServers, tmp_path: Path) -> None:
-    own.start()
-    pids = own.pids()
-    second = EmbeddedServers(Settings.load(home=tmp_path / "home"))
+def test_one_launcher_a_state_folder(servers: EmbeddedServers, settings_home: Path) -> None:
+    pids = servers.pids()
+    second = EmbeddedServers(Settings.load(home=settings_home))
     with pytest.raises(ProcessError, match="in use by another run"):
         second.start()
     second.stop()
-    assert own.pids() == pids
-    assert own.restart_dead() == []
-
-
-async def test_a_lost_address_file_costs_no_data(own: EmbeddedServers, tmp_path: Path) -> None:
-    before = own.start()
-    await write(before, 3)
-    own.stop()
-    (tmp_path / "home" / "stores.json").unlink()
-    after = own.start()
-    assert after.postgres_dsn != before.postgres_dsn
-    assert await read(after) == (3, 3)
+    assert servers.pids() == pids
+    assert servers.restart_dead() == []
 
 
 def test_a_failed_start_tells_the_last_words_and_leaves_nothing(own: EmbeddedServers, tmp_path: Path) -> None:
