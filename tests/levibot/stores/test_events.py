@@ -1,4 +1,4 @@
-"""The event store on the real ClickHouse engine, in process. Over HTTP: test_events_http.py."""
+"""The event store on the real ClickHouse engine, in process and over HTTP."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -42,18 +44,22 @@ store.close()
 """
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, EventStore]]:
+SERVER = Path(__file__).parents[2] / "fakes" / "clickhouse_server.py"
+
+
+@pytest.fixture(scope="module", params=["in process", "over HTTP"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventStore]:
     """One engine for the module: a process can have one folder open at a time."""
-    url = f"chdb://{tmp_path_factory.mktemp('events')}"
-    store = EventStore.open(url)
-    yield url, store
-    store.close()
-
-
-@pytest.fixture
-def store(opened: tuple[str, EventStore]) -> EventStore:
-    return opened[1]
+    folder = tmp_path_factory.mktemp("events")
+    if request.param == "in process":
+        store = EventStore.open(f"chdb://{folder}")
+        yield store
+        store.close()
+        return
+    with _process(str(SERVER), str(folder)) as (_, output):
+        store = EventStore.open(f"http://127.0.0.1:{int(output.readline())}")
+        yield store
+        store.close()
 
 
 @pytest.fixture
@@ -164,10 +170,22 @@ def test_ping_takes_time(store: EventStore) -> None:
     assert store.ping() > 0.0
 
 
-def test_a_folder_in_use_is_an_error_that_says_so(opened: tuple[str, EventStore]) -> None:
-    done = _run(READER, opened[0])
+def test_a_folder_in_use_is_an_error_that_says_so(tmp_path: Path) -> None:
+    url = f"chdb://{tmp_path / 'events'}"
+    with _process("-c", WRITER, url) as (_, output):
+        output.readline()
+        done = _run(READER, url)
     assert done.returncode == 1
     assert "is in use by another process. Read through its owner" in done.stderr
+
+
+def test_what_the_engine_refuses_is_a_store_error(store: EventStore) -> None:
+    store._client.command("RENAME TABLE events TO hidden")
+    try:
+        with pytest.raises(StoreError, match=r"refused to read: .*UNKNOWN_TABLE"):
+            store.read(10)
+    finally:
+        store._client.command("RENAME TABLE hidden TO events")
 
 
 @pytest.mark.parametrize("url", ["", "events", "chdb://relative/folder", "postgresql://host/db", "http://"])
@@ -183,19 +201,10 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     url = f"chdb://{tmp_path / 'events'}"
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert writer.stdout is not None
-        acknowledged = [writer.stdout.readline().strip() for _ in range(40)]
-        os.kill(writer.pid, signal.SIGKILL)
-        acknowledged += writer.stdout.read().split()
-    finally:
-        writer.kill()
-        writer.wait()
-        if writer.stdout is not None:
-            writer.stdout.close()
+    with _process("-c", WRITER, url) as (pid, output):
+        acknowledged = [output.readline().strip() for _ in range(40)]
+        os.kill(pid, signal.SIGKILL)
+        acknowledged += output.read().split()
     assert acknowledged[:40] == [str(n) for n in range(40)]
     found = _run(READER, url).stdout.split()
     assert len(found) == len(set(found))
@@ -221,6 +230,17 @@ store.close()
 """
     done = _run(code, f"chdb://{tmp_path / 'events'}")
     assert done.stdout.split() == ["refused", "1"], done.stderr
+
+
+@contextmanager
+def _process(*arguments: str) -> Iterator[tuple[int, IO[str]]]:
+    """A Python process and its output, killed at the end."""
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.pid, process.stdout
+        finally:
+            process.kill()
 
 
 def _run(code: str, url: str) -> subprocess.CompletedProcess[str]:
