@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import asyncpg
 import numpy as np
-import psutil
 import pytest
 
-from levibot.errors import DataError, StoreError, StoreUnavailable
+from levibot.errors import DataError
 from levibot.market.bars import FIELDS, Bars, to_datetime
-from levibot.settings import Settings
-from levibot.stores import migrations
-from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.ticks import CHUNK_ROWS, TickStore
 
 pytestmark = pytest.mark.stores
@@ -165,116 +156,6 @@ async def test_ping_answers(tick_store: TickStore) -> None:
     assert 0.0 < await tick_store.ping() < 2.0
 
 
-async def test_migrations_run_once_however_many_ask(empty_database: str) -> None:
-    stores = [await TickStore.open(empty_database) for _ in range(4)]
-    applied = await asyncio.gather(*(store.migrate() for store in stores))
-    names = [path.name for path in migrations.sql_files("postgres")]
-    assert sorted(map(len, applied)) == [0, 0, 0, len(names)]
-    assert max(applied) == names
-    assert await stores[0].migrate() == []
-    for store in stores:
-        await store.close()
-
-
-async def test_a_changed_migration_is_refused(tick_store: TickStore, postgres_files: Path) -> None:
-    first = postgres_files / "0001_bars.sql"
-    first.write_text(first.read_text() + "-- a later thought\n")
-    with pytest.raises(StoreError, match=f"{first.name} was applied with checksum"):
-        await tick_store.migrate()
-
-
-async def test_a_failing_migration_leaves_nothing(tick_store: TickStore, postgres_files: Path) -> None:
-    (postgres_files / "9000_good.sql").write_text("CREATE TABLE good (x int);")
-    (postgres_files / "9001_bad.sql").write_text("CREATE TABLE bad (x nothing);")
-    with pytest.raises(StoreError, match="42704"):
-        await tick_store.migrate()
-    (postgres_files / "9001_bad.sql").write_text("CREATE TABLE bad (x int);")
-    assert await tick_store.migrate() == ["9000_good.sql", "9001_bad.sql"]
-
-
-async def test_a_refused_port_is_unavailable() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can get it
-        port = taken.getsockname()[1]
-        with pytest.raises(StoreUnavailable, match=rf"127\.0\.0\.1:{port}"):
-            await TickStore.open(f"postgresql://u:secret@127.0.0.1:{port}/x")
-
-
-async def test_a_refused_password_is_an_answer_that_tells_no_secret(postgres_dsn: str) -> None:
-    wrong = postgres_dsn.split("://")[0] + "://levibot:hushhush@" + postgres_dsn.rsplit("@", 1)[1]
-    with pytest.raises(StoreError, match="28P01") as refusal:
-        await TickStore.open(wrong)
-    assert not isinstance(refusal.value, StoreUnavailable)
-    assert "hushhush" not in str(refusal.value)
-
-
-async def test_a_store_without_tables_is_an_error(empty_database: str) -> None:
-    store = await TickStore.open(empty_database)
-    with pytest.raises(StoreError, match="42P01"):
-        await store.read_bars("m", "A", HOUR)
-    await store.close()
-
-
-async def test_a_silent_server_is_unavailable_in_time(own_postgres: tuple[EmbeddedServers, str]) -> None:
-    servers, dsn = own_postgres
-    store = await TickStore.open(dsn, timeout_s=0.5)
-    await store.migrate()
-    written = bars("A", 3 * CHUNK_ROWS)
-    await store.write_bars("m", written)
-    family = server_family(servers)
-    for process in family:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        calls = [
-            store.ping(),
-            store.read_bars("m", "A", HOUR),
-            store.read_tail("m", ["A"], HOUR, 5),
-            store.last_ts("m", ["A"], HOUR),
-            store.write_bars("m", bars("B", 5)),
-            TickStore.open(dsn, timeout_s=0.5),
-        ]
-        # The bound is a multiple of the timeout only so that a busy machine cannot fail the test.
-        async with asyncio.timeout(5.0):
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(answer) for answer in answers] == [StoreUnavailable] * len(calls)
-    finally:
-        for process in family:
-            process.send_signal(signal.SIGCONT)
-    assert_equal(await eventually_read(store, "A"), written)
-    await store.close()
-
-
-async def test_a_silent_server_does_not_hold_up_the_close(own_postgres: tuple[EmbeddedServers, str]) -> None:
-    servers, dsn = own_postgres
-    store = await TickStore.open(dsn, timeout_s=0.5)
-    family = server_family(servers)
-    for process in family:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        async with asyncio.timeout(5.0):
-            await store.close()
-    finally:
-        for process in family:
-            process.send_signal(signal.SIGCONT)
-
-
-async def test_a_store_outlives_its_server(own_postgres: tuple[EmbeddedServers, str]) -> None:
-    servers, dsn = own_postgres
-    store = await TickStore.open(dsn)
-    await store.migrate()
-    written = bars("A", 100)
-    await store.write_bars("m", written)
-    server = psutil.Process(servers.pids()["postgres"])
-    server.kill()
-    server.wait(5)
-    for _ in range(20):
-        with pytest.raises(StoreUnavailable):
-            await store.ping()
-    assert servers.restart_dead() == ["postgres"]
-    assert_equal(await eventually_read(store, "A"), written)
-    await store.close()
-
-
 async def test_a_killed_writer_leaves_all_of_its_bars_or_none(tick_store: TickStore) -> None:
     series = [bars(symbol, CHUNK_ROWS, seed=i) for i, symbol in enumerate("ABCDEF")]
     writing = asyncio.create_task(tick_store.write_many("m", series))
@@ -290,45 +171,3 @@ async def test_more_callers_than_connections_are_all_served(tick_store: TickStor
     await tick_store.write_bars("m", bars("A", 1000))
     read = await asyncio.gather(*(tick_store.read_bars("m", "A", HOUR) for _ in range(60)))
     assert {len(b) for b in read} == {1000}
-
-
-def server_family(servers: EmbeddedServers) -> list[psutil.Process]:
-    server = psutil.Process(servers.pids()["postgres"])
-    return [server, *server.children(recursive=True)]
-
-
-async def eventually_read(store: TickStore, symbol: str) -> Bars:
-    """The bars as soon as the server serves again; the test's own time limit bounds the wait."""
-    while True:
-        try:
-            return await store.read_bars("m", symbol, HOUR)
-        except StoreUnavailable:
-            await asyncio.sleep(0.05)
-
-
-@pytest.fixture
-async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
-    admin = await asyncpg.connect(postgres_dsn)
-    await admin.execute("CREATE DATABASE test_empty")
-    yield postgres_dsn.rsplit("/", 1)[0] + "/test_empty"
-    await admin.execute("DROP DATABASE test_empty WITH (FORCE)")
-    await admin.close()
-
-
-@pytest.fixture
-def postgres_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the SQL that the test may change."""
-    folder = tmp_path / "postgres"
-    folder.mkdir()
-    for path in migrations.sql_files("postgres"):
-        (folder / path.name).write_text(path.read_text())
-    monkeypatch.setattr(migrations, "_IN_WHEEL", tmp_path)
-    return folder
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[tuple[EmbeddedServers, str]]:
-    """A PostgreSQL of this test alone, to be frozen and killed."""
-    servers = EmbeddedServers(Settings.load(home=tmp_path / "home", redis_url="redis://unused"))
-    yield servers, servers.start().postgres_dsn
-    servers.stop()
