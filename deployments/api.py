@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+import math
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from fastapi import FastAPI
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import install_error_handlers, trace_id_of
+from deployments.http import build_http
 from deployments.router import Routed
-from deployments.schemas import ErrorResponse, Liveness, PredictRequest, PredictResponse, Readiness
-from levibot import __version__
+from deployments.schemas import Readiness
 from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable, UnknownSymbol
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
-from levibot.serving.answer import AnswerPolicy
+from levibot.serving.answer import Answer, AnswerPolicy
 from levibot.settings import Settings
 from levibot.stores.connect import open_online
 from levibot.stores.online import Freshness, Signal
-from levibot.telemetry import metrics
 from levibot.telemetry.logging import configure_logging
 
 ROUTER_TIMEOUT_S = 8.0
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (404, 408, 422, 500, 503)
-}
-
-http = FastAPI(
-    title="LeviBot",
-    version=__version__,
-    description="Trading signals with honest time: every answer says how old it is and where it comes from.",
-)
-install_error_handlers(http)
-
-
-@http.middleware("http")
-async def _measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    started = time.perf_counter()
-    response = await call_next(request)
-    route = getattr(request.scope.get("route"), "path", "unknown")
-    metrics.HTTP_REQUESTS.labels(route, request.method, str(response.status_code)).inc()
-    metrics.HTTP_SECONDS.labels(route).observe(time.perf_counter() - started)
-    return response
 
 
 class Api:
@@ -56,18 +31,15 @@ class Api:
     def __init__(self, router: DeploymentHandle[Any]) -> None:
         settings = Settings.load()
         configure_logging(settings.log_level, "api")
-        self._settings = settings
+        self.source = settings.source
+        self._symbols = settings.symbols
         self._router = router
         self._clock = settings.clock()
         self._online = open_online(settings, CORE.version)
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         self._last: dict[str, Signal] = {}
-        self._read_cache = Guard(
-            "redis",
-            timeout_s=settings.store_timeout_s,
-            attempts=2,
-            transient=(StoreUnavailable,),
-            unavailable=StoreUnavailable,
+        self._redis = Guard(
+            "redis", timeout_s=settings.store_timeout_s, attempts=2, transient=(StoreUnavailable,)
         )
         self._ask_router = Guard(
             "router",
@@ -77,44 +49,24 @@ class Api:
             unavailable=NotReady,
         )
 
-    @http.post("/ai/predict", responses=ERRORS, summary="The signal of a symbol")
-    async def predict(self, body: PredictRequest, request: Request, response: Response) -> PredictResponse:
-        """The newest signal: probability up, target position, and how old and how fresh it is."""
-        trace_id = trace_id_of(request)
-        response.headers["x-request-id"] = trace_id
-        if body.symbol not in self._settings.symbols:
-            served = ", ".join(self._settings.symbols)
-            raise UnknownSymbol(f"{body.symbol} is not served.", hint=f"Served are: {served}.")
-        signal, served_from = await self._find(body.symbol)
-        answer = self._policy.answer(signal, self._clock.now(), served_from)
-        return PredictResponse(
-            symbol=signal.symbol,
-            as_of=signal.as_of,
-            probability_up=signal.probability_up,
-            expected_return=signal.expected_return,
-            target_position=signal.target_position,
-            model_version=signal.model_version,
-            view_version=signal.view_version,
-            feature_age_s=answer.feature_age_s,
-            freshness=answer.freshness,
-            source=signal.source,
-            served_from=served_from,
-            trace_id=trace_id,
-        )
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve once the replica is built."""
+        return build_http(self)
 
-    @http.get("/livez", summary="Is the process alive")
-    async def livez(self) -> Liveness:
-        """The process answers; nothing else is looked at."""
-        return Liveness(status="alive", version=__version__, source=self._settings.source)
+    async def predict(self, symbol: str) -> Answer:
+        """The newest usable signal. Raises UnknownSymbol, or NotReady when nothing may be used."""
+        if symbol not in self._symbols:
+            raise UnknownSymbol(f"{symbol} is not served.", hint=f"Served are: {', '.join(self._symbols)}.")
+        signal, served_from = await self._find(symbol)
+        return self._policy.answer(signal, self._clock.now(), served_from)
 
-    @http.get("/readyz", responses={503: {"model": Readiness}}, summary="Can it answer correctly now")
-    async def readyz(self) -> JSONResponse:
+    async def readiness(self) -> Readiness:
         """Ready when at least one symbol has a fresh signal; every symbol without one is named."""
         reasons: list[str] = []
         versions: set[str] = set()
         try:
-            for symbol in self._settings.symbols:
-                signal = await self._read_cache.call(self._online.read_signal, symbol)
+            for symbol in self._symbols:
+                signal = await self._redis.call(self._online.read_signal, symbol)
                 if signal is None:
                     reasons.append(f"{symbol} has no signal yet.")
                 elif not self._policy.is_fresh(signal, self._clock.now()):
@@ -123,46 +75,37 @@ class Api:
                     versions.add(signal.model_version)
         except StoreError as exc:
             reasons, versions = [str(exc)], set()
-        state = Readiness(
+        return Readiness(
             ready=bool(versions),
             reasons=reasons,
             model_version=max(versions, default=None),
             market_time=self._clock.now(),
-            source=self._settings.source,
+            source=self.source,
         )
-        return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503)
 
-    @http.get("/metrics", summary="Prometheus metrics of this replica", response_class=Response)
-    async def metrics(self) -> Response:
-        """In Prometheus' text format."""
+    async def feature_ages(self) -> dict[str, float]:
+        """Seconds since the newest features of each symbol; NaN where there are none, or none can be read."""
+        # A gauge that kept its last value would say fresh for ever.
+        ages = dict.fromkeys(self._symbols, math.nan)
         try:
-            for reading in (await self._read_cache.call(self._online.read, self._settings.symbols)).values():
-                if reading.freshness is not Freshness.MISSING and reading.age_s is not None:
-                    metrics.FEATURE_STALENESS.labels(reading.symbol).set(reading.age_s)
-                else:
-                    # A gauge that keeps its last value would say fresh for ever.
-                    metrics.FEATURE_STALENESS.labels(reading.symbol).set(float("nan"))
+            readings = await self._redis.call(self._online.read, self._symbols)
         except StoreError:
-            metrics.FEATURE_STALENESS.clear()
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+            return ages
+        found = {s: r.age_s for s, r in readings.items() if r.freshness is not Freshness.MISSING}
+        return ages | {s: age_s for s, age_s in found.items() if age_s is not None}
 
     async def _find(self, symbol: str) -> tuple[Signal, str]:
         """The newest signal there is, and where it was found. Raises NotReady when there is none at all."""
-        cached: Signal | None = None
         try:
-            cached = await self._read_cache.call(self._online.read_signal, symbol)
+            cached = await self._redis.call(self._online.read_signal, symbol)
         except StoreError:
-            cached = self._last.get(symbol)
-        else:
-            if cached is not None and self._policy.is_fresh(cached, self._clock.now()):
-                self._last[symbol] = cached
-                return cached, "cache"
+            cached = None
+        if cached is not None and self._policy.is_fresh(cached, self._clock.now()):
+            self._last[symbol] = cached
+            return cached, "cache"
         routed = await self._route(symbol)
-        found = max(
-            (s for s in (routed.signal, cached, self._last.get(symbol)) if s is not None),
-            key=lambda s: s.as_of,
-            default=None,
-        )
+        candidates = (routed.signal, cached, self._last.get(symbol))
+        found = max((s for s in candidates if s is not None), key=lambda s: s.as_of, default=None)
         if found is None:
             raise NotReady(
                 routed.problem or f"{symbol} has no signal yet.", hint=routed.hint or "See /readyz."

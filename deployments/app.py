@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ray import serve
-from ray.serve.schema import Application
+from ray.serve import Application
 
-from deployments.api import Api, http
+from deployments.api import Api
 from deployments.model import ModelReplica
 from deployments.router import Router
 
@@ -25,7 +25,7 @@ def build_app() -> Application:
     ).bind(model)
     face = serve.deployment(
         name="Api", max_ongoing_requests=128, max_queued_requests=512, ray_actor_options=SHARED_CPU, **HEALTH
-    )(serve.ingress(http)(Api))
+    )(serve.ingress()(Api))
     return face.bind(router)
 
 

@@ -1,24 +1,34 @@
-"""Deploy the application on the running cluster: `python -m deployments.start`."""
+"""Start the actors and deploy the application on the running cluster: `python -m deployments.start`."""
 
 from __future__ import annotations
 
 import ray
 from ray import serve
 
-from actors import NAMESPACE
+from actors import NAMESPACE, event_log, market_feed, online_features
 from deployments.app import app
 from levibot.settings import Settings
 from levibot.telemetry.logging import configure_logging
 
+REQUEST_TIMEOUT_S = 30.0
+
 
 def main() -> None:
+    """What runs already is left alone; the application is replaced by this one, replica by replica."""
     settings = Settings.load()
     configure_logging(settings.log_level, "deploy")
-    ray.init(address="auto", namespace=NAMESPACE, logging_level="WARNING")
-    serve.start(
-        http_options={"host": settings.http_host, "port": settings.http_port, "request_timeout_s": 30.0}
-    )
-    serve.run(app, name="levibot", route_prefix="/", blocking=False)
+    # The cluster that RAY_ADDRESS names, never one that happens to be on the host.
+    ray.init(address="auto", namespace=NAMESPACE, logging_level="WARNING", log_to_driver=False)
+    # The log first: the others tell it what they do. They come up by themselves, and nobody waits for them.
+    for actor in (event_log, online_features, market_feed):
+        actor.start(settings)
+    http_options = {
+        "host": settings.http_host,
+        "port": settings.http_port,
+        "request_timeout_s": REQUEST_TIMEOUT_S,
+    }
+    serve.start(http_options=http_options)
+    serve.run(app, name="levibot", route_prefix="/")
 
 
 if __name__ == "__main__":

@@ -72,9 +72,7 @@ class Run:
             asyncio.run(self._load(source, replay_start, lambda symbol, n: at(f"{symbol}: {n:,} bars")))
         with self._steps.step("Starting the Ray cluster"):
             head.wait()
-        with self._steps.step("Starting the actors"):
-            self._command("the actors", [sys.executable, "-m", "actors.start"])
-        # The application comes up while the model is trained: a replica waits for an active model.
+        # The application comes up while the model is trained: its router waits for an active model.
         deploy = self._spawn("deploy.log", [sys.executable, "-m", "deployments.start"])
         if not self._activate_fitting_model():
             with self._steps.step("Training a model") as at:
