@@ -258,8 +258,9 @@ async def test_the_error_in_place_of_an_answer_is_the_callers_choice(build: Buil
         await guard.call(Place("yes").ask)
 
 
-async def test_concurrent_calls_do_not_share_their_attempts(build: Build) -> None:
+async def test_concurrent_calls_do_not_share_their_attempts(build: Build, metrics: Metrics) -> None:
     guard = build(attempts=3, failure_threshold=100)
     places = [Place(*[ConnectionError()] * (n % 3), "yes") for n in range(30)]
     assert await asyncio.gather(*(guard.call(place.ask) for place in places)) == ["yes"] * 30
     assert [place.n_calls for place in places] == [n % 3 + 1 for n in range(30)]
+    assert (n_retries(metrics, "failed"), n_retries(metrics, "succeeded")) == (10, 20)

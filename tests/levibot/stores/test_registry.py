@@ -91,6 +91,19 @@ def test_any_flipped_bit_is_refused(tmp_path: Path, data: st.DataObject) -> None
         registry.load(version)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('"seed": 7', '"seed": 8'), ('"BTCUSDT"', '"ETHUSDT"'), ('"v-abc"', '"v-abd"')]
+)
+def test_edited_metadata_are_refused(registry: Registry, old: str, new: str) -> None:
+    version = registry.publish(METADATA, FILES)
+    path = registry.root / version / "model.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(RegistryError, match=r"model\.json of version v0001 is broken"):
+        registry.load(version)
+
+
 @pytest.mark.parametrize("name", [*FILES, "model.json"])
 def test_a_missing_file_is_refused(registry: Registry, name: str) -> None:
     version = registry.publish(METADATA, FILES)
