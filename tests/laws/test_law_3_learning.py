@@ -1,0 +1,174 @@
+"""Law 3 where models learn: nothing that becomes known later changes a label, a model or a day's return."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from levibot.features.feature import Feature
+from levibot.features.inputs import Inputs
+from levibot.features.view import FeatureView
+from levibot.features.views import CORE
+from levibot.learning.labels import forward_returns
+from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.signal import SignalModel
+from levibot.learning.training import TrainingParameters, train
+from levibot.learning.walk_forward import BoolArray, purged_folds, usable_rows, walk_forward
+from levibot.market.bars import FIELDS, FloatArray, Panel, TimeArray, to_datetime64
+from levibot.market.simulator import SimulatedSource
+from levibot.trading.report import run_backtest
+
+HOUR = timedelta(hours=1)
+START = datetime(2020, 1, 1, tzinfo=UTC)
+FIT_AT = datetime(2020, 6, 1, tzinfo=UTC)
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+SOURCE = SimulatedSource(SYMBOLS, HOUR, seed=3, edge=0.03)
+QUICK = TrainingParameters(booster=LightGBMParameters(trees=10), n_models=1, n_folds=2)
+
+
+@pytest.fixture(scope="module")
+def panel() -> Panel:
+    end = datetime(2020, 8, 1, tzinfo=UTC)
+    return Panel.align({symbol: SOURCE.bars(symbol, START, end) for symbol in SYMBOLS})
+
+
+@pytest.fixture(scope="module")
+def vol_slow(panel: Panel) -> FloatArray:
+    return np.full(panel.open.shape, 0.8)
+
+
+@pytest.mark.parametrize("horizon_bars", [1, 8, 24])
+@pytest.mark.parametrize("cut", [30, 1_000, 2_500])
+def test_a_label_is_there_when_it_says_and_never_changes(
+    panel: Panel, vol_slow: FloatArray, horizon_bars: int, cut: int
+) -> None:
+    whole = forward_returns(panel, vol_slow, horizon_bars)
+    early = forward_returns(panel.rows(slice(0, cut)), vol_slow[:cut], horizon_bars)
+    known = whole.available_at[:cut] <= panel.closes_at[cut - 1]
+    np.testing.assert_array_equal(early.values[known], whole.values[:cut][known])
+    assert np.isnan(early.values[~known]).all()
+    assert np.isnat(early.available_at[~known]).all()
+
+
+def last_bar_read(ts: TimeArray, rows: BoolArray, horizon_bars: int) -> np.datetime64:
+    """Close of the latest bar behind the labels of some rows: entry one bar later, exit `horizon_bars` on."""
+    return np.datetime64(ts[np.flatnonzero(rows).max() + 1 + horizon_bars] + np.timedelta64(HOUR))
+
+
+@pytest.mark.parametrize("horizon_bars", [1, 8, 24])
+def test_no_label_of_a_teaching_row_reaches_the_test(
+    panel: Panel, vol_slow: FloatArray, horizon_bars: int
+) -> None:
+    labels = forward_returns(panel, vol_slow, horizon_bars)
+    embargo = 24 * HOUR
+    for split in walk_forward(START, FIT_AT, datetime(2020, 7, 20, tzinfo=UTC), refit="monthly"):
+        rows = usable_rows(panel.ts, labels.available_at, start=START, fit_at=split.fit_at, embargo=embargo)
+        assert last_bar_read(panel.ts, rows, horizon_bars) <= to_datetime64(split.fit_at - embargo)
+
+
+def test_labels_without_a_purge_would_be_caught(panel: Panel) -> None:
+    """The planted fault: labels that claim to be known when the decision is taken."""
+    rows = usable_rows(panel.ts, panel.closes_at, start=START, fit_at=FIT_AT, embargo=timedelta(0))
+    assert last_bar_read(panel.ts, rows, 24) > to_datetime64(FIT_AT)
+
+
+def shortest_distance(teach: BoolArray, judge: BoolArray, reach_bars: int) -> int:
+    """Bars between what teaching and judged rows read, negative where they overlap. No row is missing."""
+    taught, judged = np.flatnonzero(teach), np.flatnonzero(judge)
+    before, after = taught[taught < judged.min()], taught[taught > judged.max()]
+    gaps = [judged.min() - (before.max() + reach_bars) if len(before) else len(teach)]
+    gaps.append(after.min() - (judged.max() + reach_bars) if len(after) else len(teach))
+    return int(min(gaps))
+
+
+def hourly(n_rows: int) -> TimeArray:
+    return np.datetime64("2020-01-01", "us") + np.arange(n_rows) * np.timedelta64(HOUR)
+
+
+def test_folds_keep_the_embargo_on_both_sides() -> None:
+    ts, reach = hourly(1_000), 25
+    available_at = ts + (reach + 1) * np.timedelta64(HOUR)
+    usable = np.arange(1_000) < 900
+    folds = purged_folds(ts, available_at, usable, n_folds=4, embargo=24 * HOUR)
+    assert sum(judge.sum() for _, judge in folds) == 900
+    for teach, judge in folds:
+        assert shortest_distance(teach, judge, reach) >= 24
+        assert not (teach & ~usable).any()
+
+
+def test_folds_without_a_purge_would_be_caught() -> None:
+    ts = hourly(1_000)
+    for teach, judge in purged_folds(ts, ts, np.ones(1_000, np.bool_), n_folds=4, embargo=timedelta(0)):
+        assert shortest_distance(teach, judge, reach_bars=25) < 0
+
+
+def fitted(panel: Panel, view: FeatureView = CORE) -> dict[str, bytes]:
+    model: SignalModel = train(panel, view=view, seed=1, train_start=START, train_end=FIT_AT, training=QUICK)
+    return model.to_files() | {"data_hash": model.data_hash.encode()}
+
+
+def rewritten_after(panel: Panel, instant: datetime) -> Panel:
+    """The same bars up to an instant, and another market after it."""
+    later = panel.closes_at > to_datetime64(instant)
+    fields = {
+        name: np.where(later[:, None], 2.0 * getattr(panel, name), getattr(panel, name)) for name in FIELDS
+    }
+    return Panel(panel.symbols, panel.interval, panel.ts, **fields)
+
+
+def test_what_happens_after_the_fit_does_not_change_the_model(panel: Panel) -> None:
+    assert fitted(panel) == fitted(rewritten_after(panel, FIT_AT))
+
+
+def test_a_change_before_the_fit_changes_the_model(panel: Panel) -> None:
+    assert fitted(panel) != fitted(rewritten_after(panel, FIT_AT - timedelta(days=20)))
+
+
+def return_of_the_next_day(inputs: Inputs) -> FloatArray:
+    """What no feature may know."""
+    out = np.full_like(inputs.log_close, np.nan)
+    out[:-24] = inputs.log_close[24:] - inputs.log_close[:-24]
+    return out
+
+
+LEAK = Feature(
+    name="return_of_the_next_day",
+    family="returns",
+    unit="log return",
+    source="planted",
+    inputs=("close",),
+    window_bars=1,
+    formula=return_of_the_next_day,
+)
+
+
+def daily_returns_until(test_end: datetime, view: FeatureView = CORE) -> FloatArray:
+    report = run_backtest(
+        SOURCE,
+        SYMBOLS,
+        train_start=START,
+        test_start=FIT_AT,
+        test_end=test_end,
+        seed=1,
+        refit="monthly",
+        view=view,
+        training=QUICK,
+    )
+    return report.ensemble.daily_returns
+
+
+def differs(view: FeatureView) -> bool:
+    """Whether a day's reported return depends on bars that came after it."""
+    early = daily_returns_until(datetime(2020, 7, 15, tzinfo=UTC), view)
+    later = daily_returns_until(datetime(2020, 8, 15, tzinfo=UTC), view)
+    return not np.array_equal(early, later[: len(early)])
+
+
+def test_a_longer_history_does_not_change_the_days_already_reported() -> None:
+    assert not differs(CORE)
+
+
+def test_a_feature_that_sees_the_future_would_be_caught() -> None:
+    assert differs(FeatureView("leaky", (*CORE.features, LEAK)))
