@@ -264,3 +264,14 @@ async def test_concurrent_calls_do_not_share_their_attempts(build: Build, metric
     assert await asyncio.gather(*(guard.call(place.ask) for place in places)) == ["yes"] * 30
     assert [place.n_calls for place in places] == [n % 3 + 1 for n in range(30)]
     assert (n_retries(metrics, "failed"), n_retries(metrics, "succeeded")) == (10, 20)
+
+
+async def test_a_call_that_begins_during_anothers_back_off_leaves_it_alone(
+    build: Build, metrics: Metrics
+) -> None:
+    guard = build(attempts=2)
+    waiting = asyncio.create_task(guard.call(Place(ConnectionError(), "yes").ask))
+    await asyncio.sleep(0)
+    assert await guard.call(Place("at once").ask) == "at once"
+    assert await waiting == "yes"
+    assert (n_retries(metrics, "failed"), n_retries(metrics, "succeeded")) == (None, 1)
