@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class FeatureView:
     """An ordered set of features that models are trained on and served with."""
 
     name: str
-    features: tuple[Feature, ...]
+    features: tuple[Feature, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         if not self.features:

@@ -52,7 +52,7 @@ def another_future(panel: Panel, cut: int, seed: int) -> Panel:
     return replace(panel, **changed)
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     listed_rows=st.sampled_from((4200, 3000, 1400, 100)),

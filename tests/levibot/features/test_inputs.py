@@ -30,3 +30,11 @@ def test_a_tail_takes_what_is_longer_than_itself_from_the_whole(small_market) ->
     assert len(tail.panel) == 30
     np.testing.assert_array_equal(tail.sigma_slow, whole.sigma_slow[-30:])
     np.testing.assert_array_equal(tail.scaled_change(24)[24:], whole.scaled_change(24)[-6:])
+
+
+def test_a_tail_that_begins_in_a_hole_knows_the_close_before_it(small_market) -> None:
+    fields = {name: getattr(small_market, name).copy() for name in FIELDS}
+    for field in fields.values():
+        field[-32:-28, 1] = np.nan
+    tail = Inputs(replace(small_market, **fields)).tail(30)
+    assert tail.close[0, 1] == small_market.close[-33, 1]
