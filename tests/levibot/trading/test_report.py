@@ -1,0 +1,236 @@
+"""The walk-forward report on simulated markets, whole and broken."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from levibot.errors import DataError
+from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.training import TrainingParameters
+from levibot.market.bars import FIELDS, Bars, Panel
+from levibot.market.parquet import ParquetSource
+from levibot.market.simulator import SimulatedSource
+from levibot.settings import DEFAULT_SYMBOLS, SourceName
+from levibot.trading.costs import Costs
+from levibot.trading.report import Report, bought_once, end_of_day, rebalanced_daily, run_backtest
+
+HOUR = timedelta(hours=1)
+QUICK = TrainingParameters(booster=LightGBMParameters(trees=10), n_models=1, n_folds=2)
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+
+
+def day(year: int, month: int = 1, day_of_month: int = 1) -> datetime:
+    return datetime(year, month, day_of_month, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class ThinnedSource:
+    """A market with holes: some bars of another source are not there."""
+
+    market: SimulatedSource
+    listed: dict[str, datetime]
+    outage: tuple[datetime, datetime]
+
+    @property
+    def name(self) -> SourceName:
+        return self.market.name
+
+    @property
+    def interval(self) -> timedelta:
+        return self.market.interval
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return self.market.symbols
+
+    def extent(self) -> tuple[datetime, datetime | None]:
+        return self.market.extent()
+
+    def bars(self, symbol: str, start: datetime, end: datetime) -> Bars:
+        whole = self.market.bars(symbol, max(start, self.listed.get(symbol, start)), end)
+        before, after = whole.between(None, self.outage[0]), whole.between(self.outage[1], None)
+        joined = {
+            name: np.concatenate([getattr(before, name), getattr(after, name)]) for name in ("ts", *FIELDS)
+        }
+        return Bars(symbol, whole.interval, **joined)
+
+
+def backtest(source: Any, symbols: tuple[str, ...] = SYMBOLS, **change: Any) -> Report:
+    arguments: dict[str, Any] = {
+        "train_start": day(2020),
+        "test_start": day(2020, 7),
+        "test_end": day(2020, 9),
+        "seed": 1,
+        "refit": "monthly",
+        "training": QUICK,
+    }
+    return run_backtest(source, symbols, **{**arguments, **change})
+
+
+@pytest.fixture(scope="module")
+def source() -> SimulatedSource:
+    return SimulatedSource(SYMBOLS, HOUR, seed=5, edge=0.03)
+
+
+@pytest.fixture(scope="module")
+def report(source: SimulatedSource) -> Report:
+    return backtest(source)
+
+
+def test_the_json_has_what_the_outside_reads(report: Report) -> None:
+    read = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    for strategy in ("ensemble", "buy_and_hold", "equal_weight"):
+        assert set(read[strategy]) == {
+            "sharpe_net",
+            "sharpe_gross",
+            "sharpe_ci95",
+            "max_drawdown",
+            "turnover_per_day",
+            "annual_return",
+        }
+        low, high = read[strategy]["sharpe_ci95"]
+        assert low < read[strategy]["sharpe_net"] < high
+        assert read[strategy]["sharpe_net"] < read[strategy]["sharpe_gross"]
+        assert -1.0 <= read[strategy]["max_drawdown"] < 0.0
+    assert [point["cost_bps"] for point in read["cost_curve"]] == [0, 5, 10, 15, 20, 30]
+    assert read["period"]["days"] == 62
+    assert read["period"]["fits"] == ["2020-07-01T00:00:00+00:00", "2020-08-01T00:00:00+00:00"]
+    assert read["costs"]["total_bps"] == 10.0
+    assert read["run"]["source"] == "simulated"
+    assert {"data_hash", "view", "view_version", "seed", "parameters", "versions"} <= set(read["run"])
+
+
+def test_the_cost_curve_falls_and_holds_the_reported_figures(report: Report) -> None:
+    curve = dict(report.cost_curve)
+    assert list(curve.values()) == sorted(curve.values(), reverse=True)
+    assert curve[10.0] == report.ensemble.sharpe_net
+    assert curve[0.0] == report.ensemble.sharpe_gross
+
+
+def test_the_same_run_gives_the_same_report(source: SimulatedSource, report: Report) -> None:
+    assert backtest(source).to_json() == report.to_json()
+    assert backtest(source, seed=2).ensemble.sharpe_net != report.ensemble.sharpe_net
+
+
+def test_progress_names_each_stretch(source: SimulatedSource) -> None:
+    seen: list[str] = []
+    backtest(source, progress=lambda done, total, what: seen.append(f"{done}/{total} {what}"))
+    assert seen == ["1/2 traded 2020-07-01 to 2020-08-01", "2/2 traded 2020-08-01 to 2020-09-01"]
+
+
+def test_one_symbol_is_a_market_too(source: SimulatedSource) -> None:
+    read = backtest(source, ("BTCUSDT",)).to_json()
+    assert read["ensemble"]["sharpe_net"] is not None
+    assert read["buy_and_hold"]["annual_return"] == pytest.approx(
+        read["equal_weight"]["annual_return"], rel=0.02
+    )
+
+
+def test_a_late_listing_and_an_outage_are_traded_around() -> None:
+    market = SimulatedSource((*SYMBOLS, "SOLUSDT"), HOUR, seed=5, edge=0.03)
+    outage = (day(2020, 7, 10), day(2020, 7, 13))
+    thinned = ThinnedSource(market, {"SOLUSDT": day(2020, 8)}, outage)
+    report = backtest(thinned, (*SYMBOLS, "SOLUSDT"))
+    assert len(report.ensemble.daily_returns) == 62
+    # Nothing is traded or marked while the market is out.
+    assert report.equal_weight.daily_returns[10:12].tolist() == [0.0, 0.0]
+    assert np.isfinite(report.ensemble.daily_returns).all()
+
+
+def test_a_market_that_does_not_move_has_no_ratio() -> None:
+    ts = np.datetime64("2020-01-01", "us") + np.arange(24 * 250) * np.timedelta64(HOUR)
+    one = np.ones(len(ts))
+    still = Bars("BTCUSDT", HOUR, ts, one, one, one, one, one)
+
+    class Still(ThinnedSource):
+        def bars(self, symbol: str, start: datetime, end: datetime) -> Bars:
+            return still.between(start, end)
+
+    source = Still(SimulatedSource(("BTCUSDT",), HOUR, 0, 0.0), {}, (day(2020), day(2020)))
+    with pytest.raises(DataError, match="rows with a label"):
+        backtest(source, ("BTCUSDT",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"test_start": day(2020, 2), "test_end": day(2020, 4)},
+            "needs at least .* bars before that; there are",
+        ),
+        ({"test_start": day(2020, 7), "test_end": day(2020, 6)}, "in this order"),
+        ({"train_start": day(2020, 6, 29)}, "rows with a label"),
+    ],
+)
+def test_a_history_too_short_is_refused_in_one_sentence(
+    source: SimulatedSource, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        backtest(source, **change)
+
+
+def test_a_test_period_without_bars_is_refused() -> None:
+    market = SimulatedSource(SYMBOLS, HOUR, seed=5, edge=0.0)
+    with pytest.raises(DataError, match="no bars from 2020-07-01 to 2020-09-01"):
+        backtest(ThinnedSource(market, {}, (day(2020, 7), day(2021))))
+
+
+def test_a_date_includes_its_whole_day() -> None:
+    assert end_of_day(day(2024, 12, 31)) == day(2025)
+    noon = day(2024, 12, 31) + timedelta(hours=12)
+    assert end_of_day(noon) == noon
+
+
+@pytest.fixture
+def three_days() -> Panel:
+    ts = np.datetime64("2020-01-01T22:00", "us") + np.arange(30) * np.timedelta64(HOUR)
+    price = np.ones((30, 3))
+    price[:1, 1] = np.nan
+    price[:, 2] = np.nan
+    price[26:, 2] = 1.0
+    return Panel(("A", "B", "C"), HOUR, ts, price, price, price, price, price)
+
+
+def test_holding_buys_what_trades_on_the_first_day_once(three_days: Panel) -> None:
+    orders = bought_once(three_days)
+    rows, columns = np.nonzero(~np.isnan(orders))
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 0), (1, 1)]
+    assert np.nansum(orders) == 1.0
+
+
+def test_equal_weights_are_restored_on_the_first_bar_of_each_day(three_days: Panel) -> None:
+    orders = rebalanced_daily(three_days)
+    rows = np.flatnonzero((~np.isnan(orders)).any(axis=1))
+    assert rows.tolist() == [0, 2, 26]
+    np.testing.assert_array_equal(orders[0], [1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(orders[2], [0.5, 0.5, np.nan])
+    np.testing.assert_allclose(orders[26], [1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.market
+def test_holding_the_recorded_market_earned_what_is_known() -> None:
+    """The recorded market's own page gives 1.93 for the six coins in equal weight over 2023 and 2024."""
+    folder = Path(os.environ["LEVIBOT_MARKET_DATA"])
+    source = ParquetSource(folder, DEFAULT_SYMBOLS, HOUR)
+    report = run_backtest(
+        source,
+        DEFAULT_SYMBOLS,
+        train_start=day(2022),
+        test_start=day(2023),
+        test_end=end_of_day(day(2024, 12, 31)),
+        seed=0,
+        costs=Costs(),
+        refit="never",
+        training=replace(QUICK, every_bars=24),
+    )
+    assert report.equal_weight.sharpe_net == pytest.approx(1.93, abs=0.03)
+    assert report.buy_and_hold.sharpe_net == pytest.approx(1.9, abs=0.1)
+    assert len(report.ensemble.daily_returns) == 731
