@@ -88,7 +88,7 @@ class Run:
         Raises ProcessError when the Ray head ends.
         """
         while self._head is not None and self._head.is_running:
-            for name in self._servers.restart_dead():
+            for name in self._restart_dead():
                 self._steps.say(
                     f"[yellow]{name} had died and was started again.[/yellow]", {"restarted": name}
                 )
@@ -103,6 +103,14 @@ class Run:
             forget_record(self._settings.home)
         with self._steps.step("Stopping the stores"):
             self._servers.stop()
+
+    def _restart_dead(self) -> list[str]:
+        try:
+            return self._servers.restart_dead()
+        except ProcessError as exc:
+            # The rest goes on without this store, says so, and it is tried again at the next turn.
+            self._steps.say(f"[red]{exc}[/red]", {"problem": str(exc)})
+            return []
 
     def _end_leftovers(self) -> None:
         """End what a killed launcher left behind. Raises ProcessError when the last run is alive."""
