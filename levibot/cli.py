@@ -242,7 +242,7 @@ def backtest(
     from levibot.launch.steps import ConsoleSteps
     from levibot.market.sources import open_source
     from levibot.trading.costs import Costs
-    from levibot.trading.report import run_backtest
+    from levibot.trading.report import end_of_day, run_backtest
 
     settings = _settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)
     to_stdout = json_file is not None and str(json_file) == "-"
@@ -254,7 +254,7 @@ def backtest(
             settings.symbols,
             train_start=_utc(train_start),
             test_start=_utc(test_start),
-            test_end=_utc(test_end),
+            test_end=end_of_day(_utc(test_end)),
             seed=settings.seed,
             costs=Costs().with_total(cost_bps),
             progress=lambda done, total, what: at(f"{done}/{total} {what}"),
