@@ -145,23 +145,23 @@ def run_backtest(
     features = compute(view, panel)
     targets = np.full(panel.open.shape, np.nan)
     for number, split in enumerate(splits, start=1):
-        model = train(
-            panel,
-            view=view,
-            seed=seed,
-            train_start=split.train_start,
-            train_end=split.fit_at,
-            features=features,
-            signal=signal,
-            training=training,
-        )
-        # The rows whose closes fall into [test_start, test_end): each is filled at the next row's open.
+        # The rows whose closes fall into the stretch: each is filled at the next row's open.
         begin, end = (
             int(np.searchsorted(panel.closes_at, to_datetime64(at)))
             for at in (split.test_start, split.test_end)
         )
-        lead = max(0, begin - model.window_bars + 1)
         if begin < end:
+            model = train(
+                panel,
+                view=view,
+                seed=seed,
+                train_start=split.train_start,
+                train_end=split.fit_at,
+                features=features,
+                signal=signal,
+                training=training,
+            )
+            lead = max(0, begin - model.window_bars + 1)
             targets[begin:end] = model.evaluate(features[lead:end]).target_position[begin - lead :]
         if progress is not None:
             progress(number, len(splits), f"traded {split.test_start:%Y-%m-%d} to {split.test_end:%Y-%m-%d}")

@@ -216,6 +216,7 @@ def test_equal_weights_are_restored_on_the_first_bar_of_each_day(three_days: Pan
 
 
 @pytest.mark.market
+@pytest.mark.skipif("LEVIBOT_MARKET_DATA" not in os.environ, reason="LEVIBOT_MARKET_DATA is not set")
 def test_holding_the_recorded_market_earned_what_is_known() -> None:
     """The recorded market's own page gives 1.93 for the six coins in equal weight over 2023 and 2024."""
     folder = Path(os.environ["LEVIBOT_MARKET_DATA"])
