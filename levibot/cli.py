@@ -10,22 +10,22 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from levibot import __version__
 from levibot.errors import LeviBotError, NotReady, ProcessError, UnknownSymbol, UsageError
-from levibot.settings import Settings
+from levibot.settings import YEARS, Settings
 from levibot.telemetry.logging import configure_logging
 
 app = typer.Typer(
     name="levibot",
     help="Trading signals with honest time. Settings are LEVIBOT_… variables; options win over them.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -42,8 +42,14 @@ EdgeOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="of the simulated market and of training")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="answer in JSON")]
+# UnicodeError: a host name that cannot be one.
+NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
 START = "Start it with `python -m levibot up`."
 DOWN_TIMEOUT_S = 75.0
+TABLE_WIDTH = 100
+SIGNAL_FIELDS = {"symbol", "as_of", "probability_up", "target_position", "freshness", "source"}
+# What an error of the API means for the caller; any other says that there is no answer now.
+KIND_OF_CODE = {kind.code: kind for kind in (UnknownSymbol, UsageError)} | {"bad_request": UsageError}
 
 
 @app.command()
@@ -97,7 +103,13 @@ def up(
 @app.command()
 def down(as_json: JsonFlag = False) -> None:
     """Stop what `up` started from this state folder, and nothing else."""
-    from levibot.launch.run_record import end_processes, forget_record, processes_of, read_record
+    from levibot.launch.run_record import (
+        ask_to_end,
+        end_processes,
+        forget_record,
+        processes_of,
+        read_record,
+    )
     from levibot.stores.embedded import EmbeddedServers
 
     settings = _settings()
@@ -106,7 +118,7 @@ def down(as_json: JsonFlag = False) -> None:
         raise ProcessError(f"Nothing runs from {settings.home}.", hint=START)
     launcher = record.launcher
     if launcher is not None:
-        launcher.send_signal(signal.SIGTERM)
+        ask_to_end(launcher)
         deadline = time.monotonic() + DOWN_TIMEOUT_S
         while record.launcher is not None:
             if time.monotonic() > deadline:
@@ -131,20 +143,16 @@ def status(as_json: JsonFlag = False) -> None:
     record = read_record(settings.home)
     if record is None or record.launcher is None:
         raise NotReady(f"Nothing runs from {settings.home}.", hint=START)
-    try:
-        ready = httpx.get(f"{record.http_url}/readyz", timeout=10.0).json()
-    except (httpx.HTTPError, ValueError) as exc:
-        ready = {"ready": False, "reasons": [f"{record.http_url} does not answer: {exc}"]}
     state = {
         "pid": record.pid,
         "http_url": record.http_url,
         "dashboard_url": record.dashboard_url,
         "source": record.source,
-        **ready,
+        **_readiness(record.http_url),
     }
     lines = [f"{name:15} {value}" for name, value in state.items()]
     _print(as_json, state, "\n".join(lines))
-    if not state.get("ready"):
+    if not state["ready"]:
         raise typer.Exit(1)
 
 
@@ -193,7 +201,8 @@ def ingest(
             servers.stop()
     newest = done.newest_close.isoformat() if done.newest_close else None
     result = {"market": settings.market_id, "read": counts, "new": done.n_new, "newest_close": newest}
-    _print(as_json, result, f"{done.n_new:,} new bars of {settings.market_id}, up to {newest}.")
+    reach = f"up to {newest}" if newest else "which has none by then"
+    _print(as_json, result, f"{done.n_new:,} new bars of {settings.market_id}, {reach}.")
 
 
 @app.command()
@@ -210,13 +219,13 @@ def predict(
     base = url or (record.http_url if record else f"http://{settings.http_host}:{settings.http_port}")
     try:
         answer = httpx.post(f"{base}/ai/predict", json={"symbol": symbol.upper()}, timeout=30.0)
-        body = answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
-        raise NotReady(f"{base} does not answer: {exc}.", hint=START) from exc
+    except NO_ANSWER as exc:
+        raise NotReady(f"{base} does not answer: {str(exc).rstrip('.')}.", hint=START) from exc
+    body = _object(answer)
     if answer.status_code != 200:
-        error = body["error"]
-        kind = UnknownSymbol if answer.status_code < 500 else NotReady
-        raise kind(error["message"], hint=error["hint"])
+        raise _error_of(body, base)
+    if not body.keys() >= SIGNAL_FIELDS:
+        raise NotReady(f"{base} answers, but not with a signal.", hint="Is it LeviBot that runs there?")
     _print(as_json, body, "\n".join(f"{name:16} {value}" for name, value in body.items()))
 
 
@@ -246,8 +255,8 @@ def backtest(
 
     settings = _settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)
     to_stdout = json_file is not None and str(json_file) == "-"
-    if json_file is not None and not to_stdout and not json_file.absolute().parent.is_dir():
-        raise UsageError(f"The folder {json_file.absolute().parent} for the report does not exist.")
+    if json_file is not None and not to_stdout:
+        _check_report_place(json_file)
     with ConsoleSteps(Console(stderr=True)).step("Backtest") as at:
         report = run_backtest(
             open_source(settings),
@@ -265,16 +274,41 @@ def backtest(
         sys.stdout.write(text + "\n")
         return
     if json_file is not None:
-        # Whole or not at all: a reader never sees half a report.
-        draft = json_file.with_name(json_file.name + ".new")
-        draft.write_text(text + "\n")
-        os.replace(draft, json_file)  # noqa: PTH105
-    console.print(_table(record))
+        _write_report(json_file, text + "\n")
+    console.print(_table(record), crop=False)
+
+
+def _check_report_place(path: Path) -> None:
+    """Refuse a place that cannot take a report, before the work rather than after it."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"The folder {folder} for the report does not exist.")
+    if path.is_dir():
+        raise UsageError(f"The report cannot be written to {path}: it is a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"The folder {folder} for the report cannot be written to.")
+
+
+def _write_report(path: Path, text: str) -> None:
+    """Whole or not at all: a reader never sees half a report."""
+    draft = path.with_name(path.name + ".new")
+    try:
+        try:
+            draft.write_text(text)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as exc:
+        raise UsageError(f"The report cannot be written to {path}: {exc.strerror}.") from exc
 
 
 def _table(record: dict[str, Any]) -> Table:
     period = record["period"]
-    table = Table(title=f"{period['test_start'][:10]} to {period['test_end'][:10]}, net of costs")
+    table = Table(
+        title=f"{period['test_start'][:10]} to {period['test_end'][:10]}, net of costs",
+        # A pipe has no width that the numbers would have to fit.
+        width=None if console.is_terminal else TABLE_WIDTH,
+    )
     for column in ("", "Sharpe", "95 %", "gross", "drawdown", "turnover/day", "annual"):
         table.add_column(column, justify="right" if column else "left")
     for name in ("ensemble", "buy_and_hold", "equal_weight"):
@@ -303,7 +337,38 @@ def _settings(**options: Any) -> Settings:
     return settings
 
 
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON object that an API answered, empty when it is something else."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _error_of(body: dict[str, Any], base: str) -> LeviBotError:
+    """The error that an API answered, in our tree."""
+    error = body.get("error")
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return NotReady(f"{base} refuses, but not as LeviBot does.", hint="Is it LeviBot that runs there?")
+    kind = KIND_OF_CODE.get(str(error.get("code")), NotReady)
+    return kind(error["message"], hint=str(error.get("hint", "")))
+
+
+def _readiness(base: str) -> dict[str, Any]:
+    """What `/readyz` says; not ready, with the reason, when it says nothing of the kind."""
+    try:
+        body = _object(httpx.get(f"{base}/readyz", timeout=10.0))
+    except NO_ANSWER as exc:
+        return {"ready": False, "reasons": [f"{base} does not answer: {exc}"]}
+    if isinstance(body.get("ready"), bool):
+        return body
+    return {"ready": False, "reasons": [_error_of(body, base).message]}
+
+
 def _utc(instant: datetime) -> datetime:
+    if instant.year not in YEARS:
+        raise UsageError(f"{instant.isoformat()} lies outside the years {YEARS[0]} to {YEARS[-1]}.")
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
@@ -315,7 +380,8 @@ def _print(as_json: bool, record: dict[str, Any], text: str) -> None:
     if as_json:
         console.out(json.dumps(record), highlight=False)
     else:
-        console.print(text, highlight=False)
+        # Not `print`: a path may hold what reads as markup.
+        console.out(text, highlight=False)
 
 
 def _interrupt(*_: object) -> None:
@@ -328,23 +394,35 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback has answered it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
     ] = False,
 ) -> None:
     """Trading signals with honest time."""
+    if context.invoked_subcommand is None:
+        console.out(context.get_help(), highlight=False)
 
 
 def main() -> None:
     """Run the command line; an error is one line and an exit code."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except LeviBotError as exc:
-        code = 2 if isinstance(exc, UsageError) else 1
-        if "--json" in sys.argv:
-            error = {"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}
-            console.out(json.dumps(error), highlight=False)
-        sys.stderr.write(f"levibot: {exc}\n")
-        raise SystemExit(code) from exc
+        _fail(exc)
+    except TyperException as exc:
+        _fail(UsageError(" ".join(exc.format_message().split()).rstrip(".") + ".", hint="See --help."))
+    except OSError as exc:
+        # A full disk, a state folder that may not be written to.
+        _fail(LeviBotError(f"{exc.filename or 'The system'}: {exc.strerror or exc}."))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(exc: LeviBotError) -> NoReturn:
+    if any(argument.split("=")[0] == "--json" for argument in sys.argv[1:]):
+        error = {"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}
+        console.out(json.dumps(error), highlight=False)
+    sys.stderr.write(f"levibot: {exc}\n")
+    raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc

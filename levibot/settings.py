@@ -24,6 +24,8 @@ INTERVALS = {
     "4h": timedelta(hours=4),
     "1d": timedelta(days=1),
 }
+# Instants outside these years are a slip of the pen, and would overflow further down.
+YEARS = range(1970, 2201)
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
 
 
@@ -75,9 +77,8 @@ class Settings(BaseSettings):
         except ValidationError as exc:
             problem = exc.errors()[0]
             name = "LEVIBOT_" + "_".join(str(part) for part in problem["loc"][:1]).upper()
-            message = f"{name} is {problem['input']!r}: {problem['msg']}."
-            if not problem["loc"]:
-                message = problem["msg"].removeprefix("Value error, ")
+            reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
+            message = f"{name} is {problem['input']!r}: {reason}." if problem["loc"] else f"{reason}."
             raise SettingsError(message) from exc
 
     @field_validator("symbols", mode="before")
@@ -102,13 +103,18 @@ class Settings(BaseSettings):
     def _aware(cls, value: datetime | None) -> datetime | None:
         if value is None:
             return None
+        if value.year not in YEARS:
+            raise ValueError(f"the year is not one of {YEARS[0]} to {YEARS[-1]}")
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
     @field_validator("home", "market")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Processes of one run start in different folders.
-        return None if value is None else value.expanduser().resolve()
+        try:
+            return None if value is None else value.expanduser().resolve()
+        except RuntimeError as exc:
+            raise ValueError(str(exc)) from exc
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -36,9 +36,9 @@ class RunRecord:
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.launched_at) < 1.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
 
 
 def record_path(home: Path) -> Path:
@@ -56,15 +56,33 @@ def read_record(home: Path) -> RunRecord | None:
     """The last run of this state folder, None when there is none. Raises ProcessError on a broken record."""
     path = record_path(home)
     try:
-        return RunRecord(**json.loads(path.read_text()))
+        record = RunRecord(**json.loads(path.read_text()))
+        for field in fields(record):
+            if type(getattr(record, field.name)).__name__ != field.type:
+                raise ValueError(f"its {field.name} is {getattr(record, field.name)!r}")
+        if record.pid < 1:
+            raise ValueError(f"its pid is {record.pid}")
+        return record
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as exc:
+    except (OSError, ValueError, TypeError, RecursionError) as exc:
         raise ProcessError(f"{path} cannot be read: {exc}.", hint="Remove it and start again.") from exc
 
 
 def forget_record(home: Path) -> None:
     record_path(home).unlink(missing_ok=True)
+
+
+def ask_to_end(process: psutil.Process) -> None:
+    """Send SIGTERM; a process that has ended meanwhile is fine. Raises ProcessError on somebody else's."""
+    try:
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied as exc:
+        raise ProcessError(
+            f"Process {process.pid} belongs to another user.", hint="Stop it as the user that started it."
+        ) from exc
 
 
 def processes_of(run_id: str) -> list[psutil.Process]:
