@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,21 @@ class RayHead:
             RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="deployments.errors:proxy_middlewares",
             **{RUN_ID_VARIABLE: self._run_id},
         )
+
+    def write_shell_environment(self, path: Path) -> None:
+        """Write what a second shell needs to talk to this cluster, to be read with `. PATH`.
+
+        Readable by its owner only: addresses of stores may hold passwords.
+        """
+        known = os.environ
+        # The run's identity stays out: whoever carries it is ended with the run.
+        changed = {k: v for k, v in self.environment.items() if known.get(k) != v and k != RUN_ID_VARIABLE}
+        tools = shlex.quote(str(Path(sys.executable).parent))
+        lines = [f"export {k}={shlex.quote(v)}" for k, v in sorted(changed.items()) if k != "PATH"]
+        lines.append(f'export PATH={tools}:"$PATH"')
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write("\n".join(lines) + "\n")
 
     def start(self) -> None:
         """Start the head; `wait` until it answers. Raises ProcessError when it cannot be executed."""

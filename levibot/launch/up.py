@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import psutil
+from rich.markup import escape
 
 from levibot.errors import ProcessError, SettingsError
 from levibot.features.views import CORE
@@ -109,7 +110,7 @@ class Run:
             return self._servers.restart_dead()
         except ProcessError as exc:
             # The rest goes on without this store, says so, and it is tried again at the next turn.
-            self._steps.say(f"[red]{exc}[/red]", {"problem": str(exc)})
+            self._steps.say(f"[red]{escape(str(exc))}[/red]", {"problem": str(exc)})
             return []
 
     def _end_leftovers(self) -> None:
@@ -180,6 +181,7 @@ class Run:
             market_id=settings.market_id,
         )
         write_record(settings.home, record)
+        head.write_shell_environment(settings.home / "env.sh")
 
     @property
     def http_url(self) -> str:

@@ -1,0 +1,122 @@
+"""The main job, end to end: bars in, a served signal out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from levibot.launch.run_record import processes_of
+
+from .conftest import LiveSystem, start_system, wait_for
+
+pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.stores]
+
+
+def as_of(system: LiveSystem) -> datetime:
+    return datetime.fromisoformat(system.predict().json()["as_of"])
+
+
+def test_up_ends_by_telling_a_real_answer(system: LiveSystem) -> None:
+    ready = next(line for line in system.lines if line.get("ready"))
+
+    assert ready["answer"]["symbol"] == "BTCUSDT"
+    assert ready["answer"]["source"] == "simulated"
+    assert 0.0 <= ready["answer"]["probability_up"] <= 1.0
+    assert ready["http_url"] == system.url
+
+
+def test_the_answer_is_fresh_and_says_where_it_comes_from(system: LiveSystem) -> None:
+    answer = system.predict().json()
+
+    assert answer["freshness"] == "FRESH"
+    assert answer["source"] == "simulated"
+    assert answer["feature_age_s"] <= 2 * 3600
+    assert answer["model_version"].startswith("v")
+    assert abs(answer["target_position"]) <= 1.0
+
+
+def test_signals_follow_the_feed(system: LiveSystem) -> None:
+    first = as_of(system)
+
+    wait_for(lambda: as_of(system) > first, 10, "a newer signal")
+
+
+def test_readyz_and_livez_say_what_is_served(system: LiveSystem) -> None:
+    ready = httpx.get(f"{system.url}/readyz")
+    alive = httpx.get(f"{system.url}/livez")
+
+    assert (ready.status_code, ready.json()["ready"]) == (200, True)
+    assert (alive.status_code, alive.json()["source"]) == (200, "simulated")
+
+
+def test_docs_and_metrics_are_served(system: LiveSystem) -> None:
+    system.predict()
+    metrics = httpx.get(f"{system.url}/metrics").text
+
+    assert "source: simulated" in httpx.get(f"{system.url}/openapi.json").text
+    assert httpx.get(f"{system.url}/docs").status_code == 200
+    assert 'levibot_http_requests_total{method="POST",route="/ai/predict",status="200"}' in metrics
+    assert 'levibot_feature_staleness_seconds{symbol="BTCUSDT"}' in metrics
+
+
+def test_an_unknown_symbol_is_refused_in_the_error_shape(system: LiveSystem) -> None:
+    answer = system.predict("DOGEUSDT")
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "unknown_symbol"
+    assert "BTCUSDT" in answer.json()["error"]["hint"]
+
+
+def test_status_and_predict_answer_from_another_shell(system: LiveSystem) -> None:
+    status = system.command("status", "--json")
+    prediction = system.command("predict", "ethusdt")
+
+    assert (status.returncode, prediction.returncode) == (0, 0)
+    assert '"ready": true' in status.stdout
+    assert "simulated" in prediction.stdout
+
+
+def test_everything_listens_on_loopback_only(system: LiveSystem) -> None:
+    run = [psutil.Process(system.process.pid), *psutil.Process(system.process.pid).children(recursive=True)]
+    listening = {
+        connection.laddr.ip
+        for process in {*run, *processes_of(system.record.run_id)}
+        if process.is_running()
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_second_run_of_the_same_state_folder_is_refused(system: LiveSystem) -> None:
+    refused = system.command("up")
+
+    assert refused.returncode == 1
+    assert "already runs" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert system.predict().status_code == 200
+
+
+def test_a_port_in_use_is_named_and_nothing_stays_behind(system: LiveSystem, tmp_path: Path) -> None:
+    port = system.url.rpartition(":")[2]
+    other = start_system(tmp_path / "other", LEVIBOT_HTTP_PORT=port)
+    other.process.communicate(timeout=60)
+
+    assert other.process.returncode == 1
+    assert f"Port {port}" in (tmp_path / "up.err").read_text()
+    assert not (tmp_path / "other" / "run.json").exists()
+
+
+def test_a_training_job_from_a_second_shell_is_served(system: LiveSystem) -> None:
+    before = system.predict().json()["model_version"]
+
+    job = system.in_second_shell("ray job submit --working-dir . -- python -m tune.train")
+    output = job.communicate(timeout=200)[0]
+
+    assert job.returncode == 0, output
+    wait_for(lambda: system.predict().json()["model_version"] > before, 15, "the new version")
