@@ -11,6 +11,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.http import build_http
+from deployments.loopback import keep_to_loopback
 from deployments.router import Routed
 from deployments.schemas import Readiness
 from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable, UnknownSymbol
@@ -29,6 +30,7 @@ class Api:
     """One replica of the face. Its fallbacks: Redis, then the router, then what it answered last."""
 
     def __init__(self, router: DeploymentHandle[Any]) -> None:
+        keep_to_loopback()
         settings = Settings.load()
         configure_logging(settings.log_level, "api")
         self.source = settings.source

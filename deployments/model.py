@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from deployments.loopback import keep_to_loopback
 from levibot.learning.signal import SignalModel, Signals
 from levibot.market.bars import FloatArray
 from levibot.settings import Settings
@@ -17,6 +18,7 @@ class ModelReplica:
     """Holds the versions asked for last, loaded from the registry and checked there."""
 
     def __init__(self) -> None:
+        keep_to_loopback()
         settings = Settings.load()
         configure_logging(settings.log_level, "model")
         self._registry = open_registry(settings)

@@ -13,6 +13,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from actors import event_log
+from deployments.loopback import keep_to_loopback
 from levibot.errors import LeviBotError, NotReady
 from levibot.features.views import CORE
 from levibot.learning.signal import Signals
@@ -48,6 +49,7 @@ class Router:
     """
 
     def __init__(self, model: DeploymentHandle[Any]) -> None:
+        keep_to_loopback()
         settings = Settings.load()
         configure_logging(settings.log_level, "router")
         self._settings = settings
