@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 
 class Steps(Protocol):
@@ -34,7 +34,7 @@ class ConsoleSteps:
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
         started = time.monotonic()
         with self._console.status(f"{title} …") as status:
-            yield lambda text: status.update(f"{title} … [dim]{escape(text)}[/dim]")
+            yield lambda text: status.update(Text.assemble(f"{title} … ", (text, "dim")))
         self._console.print(f"[green]✓[/green] {title} [dim]{time.monotonic() - started:.1f} s[/dim]")
 
     def say(self, text: str, fields: Mapping[str, Any]) -> None:  # noqa: ARG002 - for machines

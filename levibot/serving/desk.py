@@ -70,7 +70,7 @@ class SignalDesk:
                 view_version=self._online.view_version,
                 market_id=self._online.market_id,
                 source=served.source,
-                expected_return=float(opinions.expected_return[column]),
+                expected_return=_finite(opinions.expected_return[column]),
             )
             for column, symbol in enumerate(self._symbols)
             if np.isfinite(opinions.target_position[column]) and np.isfinite(opinions.probability_up[column])
@@ -88,3 +88,7 @@ class SignalDesk:
             if symbol in windows:
                 stacked[rows - len(windows[symbol]) :, column] = windows[symbol]
         return stacked
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

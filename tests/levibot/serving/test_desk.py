@@ -1,0 +1,206 @@
+"""The desk on a real Redis-protocol server, with models that answer what a test wants."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from levibot.clock import ManualClock
+from levibot.errors import NotReady, StoreUnavailable
+from levibot.learning.signal import Signals
+from levibot.market.bars import FloatArray
+from levibot.serving.desk import Served, SignalDesk
+from levibot.settings import Settings
+from levibot.stores.embedded import EmbeddedServers
+from levibot.stores.online import FeatureWindow, OnlineStore
+
+pytestmark = pytest.mark.stores
+
+HOUR = timedelta(hours=1)
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+NAMES = ("ret_1", "vol_24")
+SERVED = Served("v0007", "simulated")
+TTL_S = 60.0
+
+Predict = Callable[[FloatArray], Awaitable[Signals]]
+
+
+def open_store(url: str, clock: ManualClock) -> OnlineStore:
+    return OnlineStore.open(
+        url, "market", "view", clock=clock, interval=HOUR, fresh_bars=2.0, ttl_s=60.0, timeout_s=2.0
+    )
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOON)
+
+
+@pytest.fixture
+async def online(redis_url: str, clock: ManualClock) -> AsyncIterator[OnlineStore]:
+    store = open_store(redis_url, clock)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def symbols() -> tuple[str, ...]:
+    """Three symbols that no other test writes, not in the alphabet's order."""
+    run = secrets.token_hex(4).upper()
+    return f"ZZZ{run}", f"AAA{run}", f"MMM{run}"
+
+
+class Model:
+    """Gives the last value of the first feature as its position, and remembers what it was asked."""
+
+    def __init__(self, **answers: Sequence[float]) -> None:
+        self.answers = answers
+        self.asked: list[FloatArray] = []
+
+    async def __call__(self, window: FloatArray) -> Signals:
+        self.asked.append(window)
+        position = window[-1, :, 0]
+        opinion = {
+            "probability_up": np.where(np.isnan(position), np.nan, 0.6),
+            "expected_return": position / 10.0,
+            "target_position": position,
+        }
+        return Signals(**opinion | {name: np.array(values) for name, values in self.answers.items()})
+
+
+def window(symbol: str, value: float, at: datetime = NOON, rows: int = 3) -> FeatureWindow:
+    """`rows` rows whose newest has `value` for its first feature."""
+    values = np.arange(rows * len(NAMES), dtype=np.float64).reshape(rows, len(NAMES))
+    values[-1, 0] = value
+    return FeatureWindow(symbol, at, NAMES, values)
+
+
+async def test_every_symbol_gets_the_opinion_on_its_own_features(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    values = dict(zip(symbols, (0.1, -0.2, 0.3), strict=True))
+    await online.write_features([window(s, values[s]) for s in sorted(symbols)])
+    desk, model = SignalDesk(online, symbols), Model()
+    signals = await desk.compute(model, SERVED, TTL_S)
+    assert {s: signal.target_position for s, signal in signals.items()} == values
+    assert list(signals) == list(symbols)
+    (asked,) = model.asked
+    assert asked.shape == (3, 3, 2)
+    np.testing.assert_array_equal(asked[-1, :, 0], list(values.values()))
+    for symbol in symbols:
+        stored = await online.read_signal(symbol)
+        assert stored == signals[symbol]
+        assert stored is not None
+        assert (stored.as_of, stored.model_version, stored.source) == (NOON, "v0007", "simulated")
+        assert stored.expected_return == pytest.approx(values[symbol] / 10.0)
+    assert desk.last == signals
+    assert await desk.newest_event() == NOON
+
+
+@pytest.mark.parametrize("why", ["no features", "features of an older bar"])
+async def test_a_symbol_without_the_newest_features_is_a_column_of_nothing(
+    online: OnlineStore, symbols: tuple[str, ...], why: str
+) -> None:
+    written = [window(symbols[0], 0.1), window(symbols[2], 0.3)]
+    if why == "features of an older bar":
+        written.append(window(symbols[1], 0.9, at=NOON - HOUR))
+    await online.write_features(written)
+    desk, model = SignalDesk(online, symbols), Model()
+    signals = await desk.compute(model, SERVED, TTL_S)
+    assert list(signals) == [symbols[0], symbols[2]]
+    (asked,) = model.asked
+    assert np.isnan(asked[:, 1]).all()
+    assert np.isfinite(asked[:, [0, 2]]).all()
+    assert await online.read_signal(symbols[1]) is None
+
+
+async def test_shorter_windows_end_with_the_same_row(online: OnlineStore, symbols: tuple[str, ...]) -> None:
+    await online.write_features([window(symbols[0], 0.1, rows=5), window(symbols[1], 0.2, rows=2)])
+    model = Model()
+    await SignalDesk(online, symbols).compute(model, SERVED, TTL_S)
+    (asked,) = model.asked
+    assert asked.shape == (5, 3, 2)
+    np.testing.assert_array_equal(asked[-1, :2, 0], [0.1, 0.2])
+    assert np.isnan(asked[:3, 1]).all()
+    assert np.isfinite(asked[3:, 1]).all()
+
+
+@pytest.mark.parametrize("field", ["target_position", "probability_up"])
+async def test_no_opinion_is_no_signal(online: OnlineStore, symbols: tuple[str, ...], field: str) -> None:
+    await online.write_features([window(s, 0.1) for s in symbols])
+    desk = SignalDesk(online, symbols)
+    signals = await desk.compute(Model(**{field: [0.5, np.nan, 0.5]}), SERVED, TTL_S)
+    assert list(signals) == [symbols[0], symbols[2]]
+    assert await online.read_signal(symbols[1]) is None
+    assert symbols[1] not in desk.last
+
+
+async def test_a_model_that_expects_nothing_still_gives_its_position(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    await online.write_features([window(s, 0.1) for s in symbols])
+    model = Model(expected_return=[0.01, np.nan, np.inf])
+    signals = await SignalDesk(online, symbols).compute(model, SERVED, TTL_S)
+    assert [s.expected_return for s in signals.values()] == [0.01, None, None]
+    assert await online.read_signal(symbols[1]) == signals[symbols[1]]
+
+
+async def test_without_any_features_it_is_not_ready(online: OnlineStore, symbols: tuple[str, ...]) -> None:
+    desk, model = SignalDesk(online, symbols), Model()
+    with pytest.raises(NotReady, match=f"No features are online for {symbols[0]}, "):
+        await desk.compute(model, SERVED, TTL_S)
+    assert model.asked == []
+    assert await desk.newest_event() is None
+
+
+async def test_the_last_signals_outlive_a_bar_without_features(
+    online: OnlineStore, symbols: tuple[str, ...], clock: ManualClock
+) -> None:
+    desk = SignalDesk(online, symbols)
+    await online.write_features([window(s, 0.1) for s in symbols])
+    first = await desk.compute(Model(), SERVED, TTL_S)
+    clock.advance(3600.0)
+    await online.write_features([window(symbols[1], 0.2, at=NOON + HOUR)])
+    second = await desk.compute(Model(), SERVED, TTL_S)
+    assert list(second) == [symbols[1]]
+    assert desk.last == first | second
+
+
+async def test_what_the_model_fails_with_is_passed_on_and_nothing_is_written(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    async def fail(_: FloatArray) -> Signals:
+        raise NotReady("The model is away.")
+
+    await online.write_features([window(s, 0.1) for s in symbols])
+    desk = SignalDesk(online, symbols)
+    with pytest.raises(NotReady, match="The model is away"):
+        await desk.compute(fail, SERVED, TTL_S)
+    assert desk.last == {}
+    assert await online.read_signal(symbols[0]) is None
+
+
+async def test_when_redis_is_gone_the_last_signals_are_still_there(
+    symbols: tuple[str, ...], clock: ManualClock, tmp_path: Path
+) -> None:
+    # A server of this test alone, so that it can be stopped.
+    servers = EmbeddedServers(Settings.load(home=tmp_path, postgres_dsn="postgresql://not.used/x"))
+    try:
+        online = open_store(servers.start().redis_url, clock)
+        await online.write_features([window(s, 0.1) for s in symbols])
+        desk = SignalDesk(online, symbols)
+        before = await desk.compute(Model(), SERVED, TTL_S)
+    finally:
+        servers.stop()
+    with pytest.raises(StoreUnavailable):
+        await desk.compute(Model(), SERVED, TTL_S)
+    with pytest.raises(StoreUnavailable):
+        await desk.newest_event()
+    assert list(before) == list(symbols)
+    assert desk.last == before
+    await online.close()
