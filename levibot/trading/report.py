@@ -175,7 +175,7 @@ def run_backtest(
     )
     return Report(
         ensemble=_performance(test, ordered, costs, band, seed),
-        buy_and_hold=_performance(test, bought_once(test), costs, 0.0, seed),
+        buy_and_hold=_holding(test, costs, seed),
         equal_weight=_performance(test, rebalanced_daily(test), costs, 0.0, seed),
         cost_curve=curve,
         splits=splits,
@@ -203,15 +203,11 @@ def end_of_day(day: datetime) -> datetime:
 
 
 def bought_once(panel: Panel) -> FloatArray:
-    """(T, S) orders that buy equal parts at the beginning and then hold.
-
-    Each symbol that trades on the first day is bought on its first bar; later listings are not.
-    """
+    """(T, S) orders for one account a symbol: all of it is bought on the symbol's first bar and held."""
     orders = np.full(panel.open.shape, np.nan)
-    first_day = panel.ts < panel.ts[0] + np.timedelta64(1, "D")
-    there = ~np.isnan(panel.open) & first_day[:, None]
+    there = ~np.isnan(panel.open)
     bought = np.flatnonzero(there.any(axis=0))
-    orders[there.argmax(axis=0)[bought], bought] = 1.0 / len(bought)
+    orders[there.argmax(axis=0)[bought], bought] = 1.0
     return orders
 
 
@@ -247,17 +243,49 @@ def _returns(test: Panel, result: BacktestResult) -> FloatArray:
 
 def _performance(test: Panel, ordered: FloatArray, costs: Costs, band: float, seed: int) -> Performance:
     net = _account(test, ordered, costs, band)
-    returns = _returns(test, net)
-    interval = sharpe_interval(returns, seed=seed)
+    gross = _account(test, ordered, NO_COSTS, band)
+    levels = net.equity / net.start_equity
+    return _rated(test, _returns(test, net), _returns(test, gross), levels, net.turnover, seed)
+
+
+def _holding(test: Panel, costs: Costs, seed: int) -> Performance:
+    """The mean of one account a symbol that buys on its first bar and holds.
+
+    A day's return is the mean over the symbols held that day, so no coin outweighs the others after a rally:
+    the usual yardstick, and a hard one, since nothing is paid for keeping the weights equal.
+    """
+    orders = bought_once(test)
+    columns = [s for s in range(len(test.symbols)) if not np.isnan(orders[:, s]).all()]
+    accounts = {
+        paid: [simulate(orders[:, [s]], test.open[:, [s]], test.close[:, [s]], paid) for s in columns]
+        for paid in (costs, NO_COSTS)
+    }
+    days = (test.ts.astype("datetime64[D]") - test.ts[0].astype("datetime64[D]")).astype(np.int64)
+    bought_on = days[np.isfinite(orders[:, columns]).argmax(axis=0)]
+    means = {}
+    for paid, of_symbols in accounts.items():
+        returns = np.column_stack([_returns(test, account) for account in of_symbols])
+        held = np.arange(len(returns))[:, None] >= bought_on
+        means[paid] = np.where(held, returns, 0.0).sum(axis=1) / np.maximum(held.sum(axis=1), 1)
+    turnover = np.mean([account.turnover for account in accounts[costs]], axis=0)
+    levels = np.cumprod(1.0 + means[costs])
+    return _rated(test, means[costs], means[NO_COSTS], levels, turnover, seed)
+
+
+def _rated(
+    test: Panel, net: FloatArray, gross: FloatArray, levels: FloatArray, turnover: FloatArray, seed: int
+) -> Performance:
+    """The figures of daily returns (D,); levels: net equity over its start, at any spacing."""
+    interval = sharpe_interval(net, seed=seed)
     n_days = float((test.closes_at[-1] - test.ts[0]) / np.timedelta64(1, "D"))
     return Performance(
-        sharpe_net=sharpe(returns),
-        sharpe_gross=sharpe(_returns(test, _account(test, ordered, NO_COSTS, band))),
+        sharpe_net=sharpe(net),
+        sharpe_gross=sharpe(gross),
         sharpe_ci95=(interval.low, interval.high),
-        max_drawdown=max_drawdown(net.equity, net.start_equity),
-        turnover_per_day=turnover_per_day(net.turnover, len(returns)),
-        annual_return=annual_return(float(net.equity[-1]), net.start_equity, n_days),
-        daily_returns=returns,
+        max_drawdown=max_drawdown(levels, 1.0),
+        turnover_per_day=turnover_per_day(turnover, len(net)),
+        annual_return=annual_return(float(levels[-1]), 1.0, n_days),
+        daily_returns=net,
     )
 
 
