@@ -28,7 +28,8 @@ def main() -> None:
         "request_timeout_s": REQUEST_TIMEOUT_S,
     }
     serve.start(http_options=http_options)
-    serve.run(app, name="levibot", route_prefix="/")
+    # Under Serve's own default name, so that `serve run deployments.app:app` replaces it and does not clash.
+    serve.run(app, route_prefix="/")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -80,11 +81,14 @@ class RayHead:
 
         Readable by its owner only: addresses of stores may hold passwords.
         """
-        known = os.environ
         # The run's identity stays out: whoever carries it is ended with the run.
-        changed = {k: v for k, v in self.environment.items() if known.get(k) != v and k != RUN_ID_VARIABLE}
+        told = {
+            name: value
+            for name, value in self.environment.items()
+            if name.startswith(("LEVIBOT_", "RAY_", "PYTHONPATH")) and name != RUN_ID_VARIABLE
+        }
         tools = shlex.quote(str(Path(sys.executable).parent))
-        lines = [f"export {k}={shlex.quote(v)}" for k, v in sorted(changed.items()) if k != "PATH"]
+        lines = [f"export {k}={shlex.quote(v)}" for k, v in sorted(told.items())]
         lines.append(f'export PATH={tools}:"$PATH"')
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -130,7 +134,9 @@ class RayHead:
             if not self.is_running:
                 raise ProcessError("The Ray head ended while starting.", hint=f"See {self._log}.")
             try:
-                if httpx.get(f"{self.dashboard_url}/api/jobs/", timeout=2.0).status_code == 200:
+                answer = httpx.get(f"{self.dashboard_url}/api/jobs/", timeout=2.0)
+                # With RAY_AUTH_MODE=token the job server is up when it asks who we are.
+                if answer.status_code in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED):
                     return
             except httpx.HTTPError:
                 pass  # not up yet

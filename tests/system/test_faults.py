@@ -27,9 +27,9 @@ PARTS = {
     "the feed": "ray::MarketFeed",
     "the features": "ray::OnlineFeatures",
     "the event log": "ray::EventLog",
-    "the api": "ServeReplica:levibot:Api",
-    "the router": "ServeReplica:levibot:Router",
-    "the model": "ServeReplica:levibot:LightGBM",
+    "the api": "ServeReplica:default:Api",
+    "the router": "ServeReplica:default:Router",
+    "the model": "ServeReplica:default:LightGBM",
     "redis": "redis",
     "postgres": "postgres",
 }
