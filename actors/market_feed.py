@@ -76,9 +76,9 @@ class MarketFeed:
         return Ingest(source, ticks, self._settings.market_id, self._settings.symbols)
 
     async def _note(self, step: Ingested) -> None:
-        self._newest_close = step.newest_close
-        if step.n_new == 0 or step.newest_close is None:
+        if step.newest_close is None or step.newest_close == self._newest_close:
             return
+        self._newest_close = step.newest_close
         online_features.poke()
         payload = {"n_bars": step.n_new, "source": self._settings.source}
         await self._events.append(

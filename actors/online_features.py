@@ -33,6 +33,7 @@ class OnlineFeatures:
     def __init__(self, settings: Settings) -> None:
         configure_logging(settings.log_level, NAME)
         self._settings = settings
+        self._clock = settings.clock()
         # Its fallback is to wait: meanwhile readers see the vectors grow stale, and say so.
         self._guard = Guard(
             NAME, timeout_s=STEP_TIMEOUT_S, attempts=1, reset_s=1.0, transient=(StoreUnavailable,)
@@ -57,7 +58,7 @@ class OnlineFeatures:
             try:
                 if materialiser is None:
                     materialiser = await self._open()
-                self._newest = await self._guard.call(materialiser.refresh)
+                self._newest = await self._guard.call(materialiser.refresh, self._clock.now())
                 self._problem = ""
                 await self._wait()
             except LeviBotError as exc:

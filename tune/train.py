@@ -23,14 +23,14 @@ from levibot.telemetry.logging import configure_logging
 log = structlog.get_logger()
 
 
-async def read_panel(settings: Settings, until: datetime | None) -> Panel:
+async def read_panel(settings: Settings, until: datetime) -> Panel:
     """All stored bars of the market that are finished at `until`. Raises DataError when there are none."""
     ticks = await open_ticks(settings)
     try:
         bars = {}
         for symbol in settings.symbols:
             stored = await ticks.read_bars(settings.market_id, symbol, settings.interval)
-            bars[symbol] = stored if until is None else stored.closed_by(until)
+            bars[symbol] = stored.closed_by(until)
     finally:
         await ticks.close()
     if not any(len(b) for b in bars.values()):
@@ -54,7 +54,7 @@ def fit(panel: Panel, train_start: datetime, train_end: datetime, seed: int, lev
     )
 
 
-def run(settings: Settings, until: datetime | None, activate: bool) -> str:
+def run(settings: Settings, until: datetime, activate: bool) -> str:
     """Train on the stored bars, publish the version and, if asked, make it live. Returns the version."""
     panel = asyncio.run(read_panel(settings, until))
     train_end = to_datetime(panel.closes_at[-1])
@@ -78,7 +78,7 @@ def run(settings: Settings, until: datetime | None, activate: bool) -> str:
 
 def main(
     until: Annotated[
-        datetime | None, typer.Option(help="Train on bars finished by then, UTC (default: all stored).")
+        datetime | None, typer.Option(help="Train on bars finished by then, UTC (default: the market's now).")
     ] = None,
     activate: Annotated[bool, typer.Option(help="Make the new version live.")] = True,
 ) -> None:
@@ -86,7 +86,9 @@ def main(
     try:
         settings = Settings.load()
         configure_logging(settings.log_level, "train")
-        run(settings, until.replace(tzinfo=until.tzinfo or UTC) if until else None, activate)
+        # The store may hold bars of a recorded market that lie in its future.
+        known = until.replace(tzinfo=until.tzinfo or UTC) if until else settings.clock().now()
+        run(settings, known, activate)
     except LeviBotError as exc:
         sys.stderr.write(f"train: {exc}\n")
         raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc

@@ -51,31 +51,34 @@ class Materialiser:
         self._newest: Materialised | None = None
         self._written: list[FeatureWindow] = []
 
-    async def refresh(self) -> Materialised | None:
+    async def refresh(self, as_of: datetime) -> Materialised | None:
         """Read new bars, compute, write the whole cross-section; returns what is online, None without bars.
 
-        Without new bars the same vectors are written again: they are still the newest, and live on.
+        Bars that are not finished at `as_of` are not read, whatever the store holds. Without new bars the same
+        vectors are written again: they are still the newest, and live on.
         """
-        if await self._read_new_bars():
+        if await self._read_new_bars(as_of):
             self._compute()
         if self._written:
             await self._online.write_features(self._written)
         return self._newest
 
-    async def _read_new_bars(self) -> bool:
+    async def _read_new_bars(self, as_of: datetime) -> bool:
         keep = self._view.warmup_bars + self._rows
-        last = await self._ticks.last_ts(self._market_id, self._symbols, self._interval)
+        # The last bar to be read opens at this instant at the latest, and so closes by `as_of`.
+        end = as_of - self._interval + timedelta(microseconds=1)
+        last = await self._ticks.last_ts(self._market_id, self._symbols, self._interval, end)
         grown = False
         for symbol, newest in last.items():
             known = self._window.get(symbol)
             if known is not None and to_datetime(known.ts[-1]) >= newest:
                 continue
             if known is None:
-                tail = await self._ticks.read_tail(self._market_id, (symbol,), self._interval, keep)
+                tail = await self._ticks.read_tail(self._market_id, (symbol,), self._interval, keep, end)
                 self._window[symbol] = tail[symbol]
             else:
                 start = to_datetime(known.ts[-1]) + self._interval
-                new = await self._ticks.read_bars(self._market_id, symbol, self._interval, start)
+                new = await self._ticks.read_bars(self._market_id, symbol, self._interval, start, end)
                 self._window[symbol] = known.then(new).tail(keep)
             grown = True
         return grown

@@ -18,6 +18,7 @@ from rich.markup import escape
 from levibot.errors import ProcessError, SettingsError
 from levibot.features.views import CORE
 from levibot.launch.ray_head import RayHead, check_port, repository
+from levibot.launch.replay_position import read_position, write_position
 from levibot.launch.run_record import (
     RunRecord,
     end_processes,
@@ -64,8 +65,8 @@ class Run:
         source = open_source(self._settings)
         with self._steps.step("Starting the stores"):
             self._servers.start()
-            resume = asyncio.run(self._prepare_stores())
-        replay_start, self._settings = self._with_clock(source, resume)
+            asyncio.run(self._prepare_stores())
+        replay_start, self._settings = self._with_clock(source)
         self._head = head = RayHead(self._settings, self._run_id)
         head.start()
         self._record(head)
@@ -89,6 +90,7 @@ class Run:
         Raises ProcessError when the Ray head ends.
         """
         while self._head is not None and self._head.is_running:
+            self._note_position()
             for name in self._restart_dead():
                 self._steps.say(
                     f"[yellow]{name} had died and was started again.[/yellow]", {"restarted": name}
@@ -104,6 +106,10 @@ class Run:
             forget_record(self._settings.home)
         with self._steps.step("Stopping the stores"):
             self._servers.stop()
+
+    def _note_position(self) -> None:
+        if self._settings.source != "exchange":
+            write_position(self._settings.home, self._settings.market_id, self._settings.clock().now())
 
     def _restart_dead(self) -> list[str]:
         try:
@@ -126,18 +132,14 @@ class Run:
         end_processes(processes_of(record.run_id))
         forget_record(self._settings.home)
 
-    async def _prepare_stores(self) -> datetime | None:
-        """Bring the schema up; returns the close of the newest stored bar of this market."""
+    async def _prepare_stores(self) -> None:
         ticks = await open_ticks(self._settings)
         try:
             await ticks.migrate()
-            settings = self._settings
-            last = await ticks.last_ts(settings.market_id, settings.symbols, settings.interval)
-            return max(last.values()) + settings.interval if last else None
         finally:
             await ticks.close()
 
-    def _with_clock(self, source: Source, resume: datetime | None) -> tuple[datetime, Settings]:
+    def _with_clock(self, source: Source) -> tuple[datetime, Settings]:
         """Where time starts, and the settings that carry its clock to every process of the run."""
         now = datetime.now(UTC)
         if self._settings.source == "exchange":
@@ -153,7 +155,8 @@ class Run:
                 f"LEVIBOT_REPLAY_START is {start}, outside the market's {first} to {last or 'no end'}."
             )
         # A second run goes on where the first one stopped.
-        begin = max(start, resume) if resume else start
+        reached = read_position(self._settings.home, self._settings.market_id)
+        begin = max(start, reached) if reached else start
         update = {"replay_start": begin, "replay_wall_start": now}
         return begin, self._settings.model_copy(update=update)
 

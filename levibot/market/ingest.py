@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from levibot.market.bars import to_datetime
 from levibot.market.sources import Source
 from levibot.stores.ticks import TickStore
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What one pass brought in. newest_close: of the newest bar stored, None without any."""
+    """What one pass brought in. newest_close: of the newest stored bar that is finished, None without any."""
 
     n_bars: int
     n_new: int
@@ -50,7 +49,7 @@ class Ingest:
         # A bar that opens later than this is not finished yet.
         end = as_of - interval if last is None else min(as_of, last) - interval
         stored = await self._ticks.last_ts(self._market_id, self._symbols, interval)
-        bars, newest = [], None
+        bars = []
         for symbol in self._symbols:
             since = stored[symbol] + interval if symbol in stored else first
             if since <= end:
@@ -60,7 +59,9 @@ class Ingest:
                 if progress:
                     progress(symbol, len(read))
         n_new = await self._ticks.write_many(self._market_id, [b for b in bars if len(b)]) if bars else 0
-        closes = [to_datetime(b.ts[-1]) + interval for b in bars if len(b)]
-        closes += [ts + interval for ts in stored.values()]
-        newest = max(closes, default=None)
-        return Ingested(sum(len(b) for b in bars), n_new, newest)
+        # The store may hold later bars of a recorded market than the clock has reached.
+        finished = await self._ticks.last_ts(
+            self._market_id, self._symbols, interval, as_of - interval + timedelta(microseconds=1)
+        )
+        newest_close = max(finished.values()) + interval if finished else None
+        return Ingested(sum(len(b) for b in bars), n_new, newest_close)

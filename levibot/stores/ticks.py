@@ -50,6 +50,7 @@ _TAIL = f"""
 SELECT wanted.k::int4, newest.* FROM unnest($2::text[]) WITH ORDINALITY AS wanted (symbol, k), LATERAL (
     SELECT ts, {_COLUMNS} FROM bars
     WHERE market_id = $1 AND symbol = wanted.symbol AND interval_s = $3
+        AND ($5::timestamptz IS NULL OR ts < $5)
     ORDER BY ts DESC LIMIT $4
 ) AS newest
 ORDER BY wanted.k, newest.ts
@@ -58,6 +59,7 @@ _LAST = """
 SELECT wanted.symbol, newest.ts FROM unnest($2::text[]) AS wanted (symbol), LATERAL (
     SELECT ts FROM bars
     WHERE market_id = $1 AND symbol = wanted.symbol AND interval_s = $3
+        AND ($4::timestamptz IS NULL OR ts < $4)
     ORDER BY ts DESC LIMIT 1
 ) AS newest
 """
@@ -150,10 +152,15 @@ class TickStore:
         return _bars(symbol, interval, rows)
 
     async def read_tail(
-        self, market_id: str, symbols: Sequence[str], interval: timedelta, n: int
+        self,
+        market_id: str,
+        symbols: Sequence[str],
+        interval: timedelta,
+        n: int,
+        end: datetime | None = None,
     ) -> dict[str, Bars]:
-        """The newest `n` bars of each symbol, oldest first; every symbol has an entry, if an empty one."""
-        rows = await self._copy_out(_TAIL, market_id, list(symbols), _seconds(interval), n)
+        """The newest `n` bars that open before `end`, oldest first; every symbol has an entry."""
+        rows = await self._copy_out(_TAIL, market_id, list(symbols), _seconds(interval), n, end)
         edges = np.searchsorted(rows["k"], np.arange(1, len(symbols) + 2))
         return {
             symbol: _bars(symbol, interval, rows[first:last])
@@ -161,11 +168,11 @@ class TickStore:
         }
 
     async def last_ts(
-        self, market_id: str, symbols: Sequence[str], interval: timedelta
+        self, market_id: str, symbols: Sequence[str], interval: timedelta, end: datetime | None = None
     ) -> dict[str, datetime]:
-        """When the newest bar of each symbol opened; a symbol without bars has no entry."""
+        """When the newest bar that opens before `end` opened; a symbol without bars has no entry."""
         async with self._client.connection() as (db, _):
-            rows = await db.fetch(_LAST, market_id, list(symbols), _seconds(interval))
+            rows = await db.fetch(_LAST, market_id, list(symbols), _seconds(interval), end)
         return {row["symbol"]: row["ts"] for row in rows}
 
     async def _copy_out(self, query: str, *arguments: object) -> npt.NDArray[np.void]:

@@ -28,6 +28,7 @@ N_BARS = CORE.warmup_bars + ROWS + 300
 LATE = 200  # bars that the late symbol has
 RUN = secrets.token_hex(3).upper()
 SYMBOLS = (f"BTC{RUN}", f"ETH{RUN}", f"NEW{RUN}")
+NOW = MARKET_START + N_BARS * HOUR
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def market_id() -> str:
 
 @pytest.fixture
 async def online(redis_url: str, market_id: str) -> AsyncIterator[OnlineStore]:
-    clock = ManualClock(MARKET_START + N_BARS * HOUR)
+    clock = ManualClock(NOW)
     store = OnlineStore.open(
         redis_url,
         market_id,
@@ -100,11 +101,11 @@ async def test_what_is_online_is_what_all_of_history_gives(
         end = len(panel) - rows_left
         closes_at = to_datetime(panel.closes_at[end - 1])
         await tick_store.write_many(online.market_id, [b.closed_by(closes_at) for b in history.values()])
-        assert await running.refresh() == Materialised(closes_at, SYMBOLS)
+        assert await running.refresh(NOW) == Materialised(closes_at, SYMBOLS)
         await assert_is_history(online, batch, end, closes_at)
     # After a crash the window is empty: read again it gives the same numbers, to the last bit.
     before = {symbol: reading.window for symbol, reading in (await online.read(SYMBOLS)).items()}
-    assert await materialiser(tick_store, online).refresh() == Materialised(closes_at, SYMBOLS)
+    assert await materialiser(tick_store, online).refresh(NOW) == Materialised(closes_at, SYMBOLS)
     for symbol, reading in (await online.read(SYMBOLS)).items():
         np.testing.assert_array_equal(reading.window, before[symbol])
     # The comparison was one of numbers, and of what the late symbol cannot have yet.
@@ -120,10 +121,10 @@ async def test_a_symbol_without_the_newest_bar_keeps_its_older_vector(
     first = [bars.between(end=end - 5 * HOUR) for bars in short.values()]
     await tick_store.write_many(online.market_id, first)
     running = materialiser(tick_store, online)
-    await running.refresh()
+    await running.refresh(NOW)
     old = (await online.read(SYMBOLS))[SYMBOLS[1]]
     await tick_store.write_many(online.market_id, [short[SYMBOLS[0]], short[SYMBOLS[2]]])
-    assert await running.refresh() == Materialised(end, (SYMBOLS[0], SYMBOLS[2]))
+    assert await running.refresh(NOW) == Materialised(end, (SYMBOLS[0], SYMBOLS[2]))
     readings = await online.read(SYMBOLS)
     assert {s: r.event_time for s, r in readings.items()} == {
         SYMBOLS[0]: end,
@@ -134,14 +135,14 @@ async def test_a_symbol_without_the_newest_bar_keeps_its_older_vector(
     np.testing.assert_array_equal(readings[SYMBOLS[1]].window, old.window)
     # Its bars come late: now it has the newest row as the others have.
     await tick_store.write_bars(online.market_id, short[SYMBOLS[1]])
-    assert await running.refresh() == Materialised(end, SYMBOLS)
+    assert await running.refresh(NOW) == Materialised(end, SYMBOLS)
     assert (await online.read(SYMBOLS))[SYMBOLS[1]].event_time == end
 
 
 async def test_without_bars_nothing_is_written(tick_store: TickStore, online: OnlineStore) -> None:
     running = materialiser(tick_store, online)
-    assert await running.refresh() is None
-    assert await running.refresh() is None
+    assert await running.refresh(NOW) is None
+    assert await running.refresh(NOW) is None
     assert {r.freshness for r in (await online.read(SYMBOLS)).values()} == {Freshness.MISSING}
 
 
@@ -149,7 +150,7 @@ async def test_the_bars_of_another_market_are_not_its_own(
     tick_store: TickStore, online: OnlineStore, history: dict[str, Bars]
 ) -> None:
     await tick_store.write_many("another market", [bars.tail(50) for bars in history.values()])
-    assert await materialiser(tick_store, online).refresh() is None
+    assert await materialiser(tick_store, online).refresh(NOW) is None
 
 
 async def test_a_young_market_has_a_window_of_the_rows_there_are(
@@ -157,7 +158,7 @@ async def test_a_young_market_has_a_window_of_the_rows_there_are(
 ) -> None:
     bars = history[SYMBOLS[0]].tail(2)
     await tick_store.write_bars(online.market_id, bars)
-    assert await materialiser(tick_store, online).refresh() is not None
+    assert await materialiser(tick_store, online).refresh(NOW) is not None
     reading = (await online.read(SYMBOLS))[SYMBOLS[0]]
     assert reading.window is not None
     assert reading.window.shape == (2, len(CORE.names))
@@ -170,8 +171,19 @@ async def test_vectors_that_were_lost_are_written_again(
 ) -> None:
     await tick_store.write_many(online.market_id, [bars.tail(50) for bars in history.values()])
     running = materialiser(tick_store, online)
-    done = await running.refresh()
+    done = await running.refresh(NOW)
     await online._client.delete(*(f"{symbol}:features:window" for symbol in SYMBOLS))
     assert (await online.read(SYMBOLS))[SYMBOLS[0]].freshness is Freshness.MISSING
-    assert await running.refresh() == done
+    assert await running.refresh(NOW) == done
     assert {r.freshness for r in (await online.read(SYMBOLS)).values()} == {Freshness.FRESH}
+
+
+async def test_bars_beyond_the_clock_are_not_read(
+    tick_store: TickStore, online: OnlineStore, history: dict[str, Bars]
+) -> None:
+    await tick_store.write_many(online.market_id, [bars.tail(400) for bars in history.values()])
+    running = materialiser(tick_store, online)
+    for as_of, event_time in ((NOW - 3 * HOUR, NOW - 3 * HOUR), (NOW - HOUR / 2, NOW - HOUR)):
+        done = await running.refresh(as_of)
+        assert done is not None
+        assert done.event_time == event_time
