@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from http import HTTPStatus
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -23,12 +22,20 @@ STATUS_OF: tuple[tuple[type[LeviBotError], int], ...] = (
     (StoreUnavailable, 503),
 )
 RETRY_AFTER_S = "1"
+# The longest request that makes sense is a few hundred bytes.
+MAX_BODY_BYTES = 64 * 1024
+# Not the standard library's names: they change between versions of Python.
+CODE_OF = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+log = structlog.get_logger()
 
 
 def trace_id_of(request: Request) -> str:
-    """The caller's own `x-request-id` if it is a sane one, otherwise a new id."""
-    given = request.headers.get("x-request-id", "")
-    return given if given.isascii() and 0 < len(given) <= 64 and given.isprintable() else uuid.uuid4().hex
+    """The caller's own `x-request-id` if it is a sane one, otherwise one new id for the whole request."""
+    if not hasattr(request.state, "trace_id"):
+        given = request.headers.get("x-request-id", "")
+        is_sane = given.isascii() and 0 < len(given) <= 64 and given.isprintable()
+        request.state.trace_id = given if is_sane else uuid.uuid4().hex
+    return str(request.state.trace_id)
 
 
 def error_body(code: str, message: str, hint: str, trace_id: str) -> dict[str, dict[str, str]]:
@@ -60,16 +67,39 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, exc: HTTPException) -> JSONResponse:
-        code = HTTPStatus(exc.status_code).name.lower()
-        return error_response(exc.status_code, code, f"{exc.detail}.", "See /docs.", trace_id_of(request))
+        code = CODE_OF.get(exc.status_code, "http_error")
+        message = f"{exc.detail.rstrip('.')}."
+        answer = error_response(exc.status_code, code, message, "See /docs.", trace_id_of(request))
+        answer.headers.update(exc.headers or {})
+        return answer
 
-    @app.exception_handler(Exception)
-    async def _unforeseen(request: Request, _: Exception) -> JSONResponse:
-        # The trace goes to the log, never to the caller.
-        return error_response(
-            500, "internal", "The request failed inside LeviBot.", "Try again; the log has the cause.",
-            trace_id_of(request),
-        )  # fmt: skip
+
+def unforeseen(request: Request, exc: Exception) -> JSONResponse:
+    """The answer to an error that nobody has foreseen: its trace goes to the log, never to the caller."""
+    trace_id = trace_id_of(request)
+    log.error("a request failed", path=request.url.path, trace_id=trace_id, exc_info=exc)
+    message, hint = "The request failed inside LeviBot.", "Try again; the log has the cause."
+    return error_response(500, "internal", message, hint, trace_id)
+
+
+class LimitBody:
+    """Middleware: refuses a body beyond MAX_BODY_BYTES while it arrives, whatever length it announces."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        n_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > MAX_BODY_BYTES:
+                raise HTTPException(413, f"The body is longer than {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, limited if scope["type"] == "http" else receive, send)
 
 
 class JsonErrors:
@@ -98,28 +128,22 @@ class JsonErrors:
                 if message.get("more_body"):
                     return
                 status = 503 if start["status"] in (500, 502, 503, 504) else start["status"]
-                await _send_error(send, status)
+                await _send_error(send, status, trace_id_of(Request(scope)))
                 return
             await send(message)
 
         await self._app(scope, receive, reshape)
 
 
-async def _send_error(send: Send, status: int) -> None:
-    what = {
+async def _send_error(send: Send, status: int, trace_id: str) -> None:
+    code, message, hint = {
         404: ("not_found", "No application answers at this path.", "The system may be starting; see /docs."),
         408: ("timeout", "The request took too long.", "Try again."),
-    }.get(status, ("unavailable", "The part that served this request went away.", "Try again."))
-    trace_id = uuid.uuid4().hex
-    body = json.dumps(error_body(*what, trace_id)).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"retry-after", RETRY_AFTER_S.encode()),
-        (b"x-request-id", trace_id.encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        503: ("unavailable", "The part that served this request went away.", "Try again."),
+    }.get(status, (CODE_OF.get(status, "http_error"), "The request was refused.", "See /docs."))
+    answer = error_response(status, code, message, hint, trace_id)
+    await send({"type": "http.response.start", "status": status, "headers": answer.raw_headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def proxy_middlewares() -> list[Middleware]:

@@ -10,14 +10,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-from deployments.errors import install_error_handlers, trace_id_of
+from deployments.errors import RETRY_AFTER_S, LimitBody, install_error_handlers, trace_id_of, unforeseen
 from deployments.schemas import ErrorResponse, Liveness, PredictRequest, PredictResponse, Readiness
 from levibot import __version__
 from levibot.serving.answer import Answer
 from levibot.telemetry.metrics import FEATURE_STALENESS, HTTP_REQUESTS, HTTP_SECONDS
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (404, 408, 422, 500, 503)
+    status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 422, 500, 503)
 }
 
 
@@ -53,21 +53,24 @@ def build_http(face: Face) -> FastAPI:
         ),
     )
     install_error_handlers(http)
+    http.add_middleware(LimitBody)
 
     @http.middleware("http")
     async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         started = time.perf_counter()
-        response = await call_next(request)
+        try:
+            response = await call_next(request)
+        except Exception as exc:  # noqa: BLE001 - the edge: whatever it is, it is logged here, once
+            response = unforeseen(request, exc)
+        response.headers["x-request-id"] = trace_id_of(request)
         route = getattr(request.scope.get("route"), "path", "unknown")
         HTTP_REQUESTS.labels(route, request.method, str(response.status_code)).inc()
         HTTP_SECONDS.labels(route).observe(time.perf_counter() - started)
         return response
 
     @http.post("/ai/predict", responses=ERRORS, summary="The signal of a symbol")
-    async def predict(body: PredictRequest, request: Request, response: Response) -> PredictResponse:
+    async def predict(body: PredictRequest, request: Request) -> PredictResponse:
         """The newest signal: probability up, target position, and how old and how fresh it is."""
-        trace_id = trace_id_of(request)
-        response.headers["x-request-id"] = trace_id
         answer = await face.predict(body.symbol)
         signal = answer.signal
         return PredictResponse(
@@ -82,7 +85,7 @@ def build_http(face: Face) -> FastAPI:
             freshness=answer.freshness,
             source=signal.source,
             served_from=answer.served_from,
-            trace_id=trace_id,
+            trace_id=trace_id_of(request),
         )
 
     @http.get("/livez", summary="Is the process alive")
@@ -99,7 +102,8 @@ def build_http(face: Face) -> FastAPI:
     async def readyz() -> JSONResponse:
         """Ready when at least one symbol has a fresh signal; every symbol without one is named."""
         state = await face.readiness()
-        return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503)
+        headers = None if state.ready else {"retry-after": RETRY_AFTER_S}
+        return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503, headers)
 
     @http.get("/metrics", summary="Prometheus metrics of this replica", response_class=Response)
     async def metrics() -> Response:

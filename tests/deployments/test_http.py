@@ -1,0 +1,363 @@
+"""The HTTP face over a fake of what is behind it: every route, and every error in one shape."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from deployments.errors import MAX_BODY_BYTES
+from deployments.http import build_http
+from deployments.schemas import ErrorResponse, Readiness
+from levibot import __version__
+from levibot.errors import (
+    DataError,
+    NotReady,
+    RegistryError,
+    StoreError,
+    StoreUnavailable,
+    UnknownSymbol,
+    UsageError,
+)
+from levibot.serving.answer import Answer
+from levibot.stores.online import Freshness, Signal
+from levibot.telemetry.logging import configure_logging
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v0003", "abc123", "market", "simulated", 0.01)
+
+
+class FakeFace:
+    """Answers BTCUSDT; raises what a test gives it."""
+
+    source = "simulated"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
+        self.is_ready = True
+        self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
+        self.n_asked = 0
+
+    async def predict(self, symbol: str) -> Answer:
+        self.n_asked += 1
+        if self.error is not None:
+            raise self.error
+        if symbol != "BTCUSDT":
+            raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
+        return self.answer
+
+    async def readiness(self) -> Readiness:
+        reasons = [] if self.is_ready else ["BTCUSDT has no signal yet."]
+        return Readiness(
+            ready=self.is_ready,
+            reasons=reasons,
+            model_version="v0003" if self.is_ready else None,
+            market_time=NOON + timedelta(seconds=12.5),
+            source=self.source,
+        )
+
+    async def feature_ages(self) -> dict[str, float]:
+        return self.ages
+
+
+@pytest.fixture
+def face() -> FakeFace:
+    return FakeFace()
+
+
+@pytest.fixture
+async def client(face: FakeFace) -> AsyncIterator[httpx.AsyncClient]:
+    # What the application lets through is an error here, as it would be in the server.
+    transport = httpx.ASGITransport(build_http(face), raise_app_exceptions=True)
+    async with httpx.AsyncClient(transport=transport, base_url="http://levibot") as client:
+        yield client
+
+
+def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, str]:
+    """The error, which has the one shape and carries the id that the header carries."""
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == ErrorResponse(**answer.json()).model_dump()
+    error: dict[str, str] = answer.json()["error"]
+    assert error["code"] == code
+    assert error["trace_id"] == answer.headers["x-request-id"]
+    assert error["message"].endswith(".")
+    assert "Traceback" not in answer.text
+    return error
+
+
+async def ask(client: httpx.AsyncClient, symbol: str = "BTCUSDT", **headers: str) -> httpx.Response:
+    return await client.post("/ai/predict", json={"symbol": symbol}, headers=headers)
+
+
+async def test_a_prediction_says_all_that_it_rests_on(client: httpx.AsyncClient) -> None:
+    answer = await ask(client)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "symbol": "BTCUSDT",
+        "as_of": "2024-05-01T12:00:00Z",
+        "probability_up": 0.53,
+        "expected_return": 0.01,
+        "target_position": -0.25,
+        "model_version": "v0003",
+        "view_version": "abc123",
+        "feature_age_s": 12.5,
+        "freshness": "FRESH",
+        "source": "simulated",
+        "served_from": "cache",
+        "trace_id": answer.headers["x-request-id"],
+    }
+
+
+async def test_alive_is_whoever_answers(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/livez")
+    assert answer.json() == {"status": "alive", "version": __version__, "source": "simulated"}
+
+
+@pytest.mark.parametrize(("is_ready", "status"), [(True, 200), (False, 503)])
+async def test_readiness_is_in_the_status_and_in_the_body(
+    client: httpx.AsyncClient, face: FakeFace, is_ready: bool, status: int
+) -> None:
+    face.is_ready = is_ready
+    answer = await client.get("/readyz")
+    assert answer.status_code == status
+    assert answer.json()["ready"] is is_ready
+    assert answer.json()["market_time"] == "2024-05-01T12:00:12.500000Z"
+    assert bool(answer.json()["reasons"]) is not is_ready
+    assert ("retry-after" in answer.headers) is not is_ready
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (UnknownSymbol("XUSDT is not served.", hint="Served are: BTCUSDT."), 404, "unknown_symbol"),
+        (UsageError("That cannot be.", hint="Do it otherwise."), 400, "usage"),
+        (DataError("A bar is broken.", hint="Mend it."), 500, "bad_data"),
+        (NotReady("No model is active.", hint="Train one."), 503, "not_ready"),
+        (StoreUnavailable("Redis is away.", hint="Wait."), 503, "store_unavailable"),
+        (StoreError("Redis refused.", hint="Look."), 500, "store_error"),
+        (RegistryError("v0003 is broken.", hint="Publish it again."), 500, "registry"),
+    ],
+)
+async def test_each_of_our_errors_has_its_status(
+    client: httpx.AsyncClient, face: FakeFace, error: StoreError, status: int, code: str
+) -> None:
+    face.error = error
+    answer = await ask(client)
+    found = error_of(answer, status, code)
+    assert (found["message"], found["hint"]) == (error.message, error.hint)
+    assert answer.headers.get("retry-after") == ("1" if status == 503 else None)
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b"", "body"),
+        (b"null", "body"),
+        (b"[]", "body"),
+        (b'"BTCUSDT"', "body"),
+        (b"{}", "body.symbol"),
+        (b'{"symbol": "BTCUSDT"', "body."),
+        (b'{"symbol": null}', "body.symbol"),
+        (b'{"symbol": 7}', "body.symbol"),
+        (b'{"symbol": ""}', "body.symbol"),
+        (b'{"symbol": "btcusdt"}', "body.symbol"),
+        (b'{"symbol": "BTC\\nUSDT"}', "body.symbol"),
+        (b'{"symbol": "BTCUSDT\\n"}', "body.symbol"),
+        (b'{"symbol": "BTCUSDT", "horizon": 3}', "body.horizon"),
+        (b'{"symbol": "' + b"A" * 5000 + b'"}', "body.symbol"),
+    ],
+)
+async def test_a_body_that_does_not_fit_is_a_bad_request(
+    client: httpx.AsyncClient, face: FakeFace, body: bytes, where: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await client.post("/ai/predict", content=body, headers=headers)
+    assert error_of(answer, 422, "bad_request")["message"].startswith(where)
+    assert len(answer.content) < 1000
+    assert face.n_asked == 0
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "nonsense"])
+async def test_a_body_of_another_kind_is_a_bad_request(client: httpx.AsyncClient, content_type: str) -> None:
+    headers = {"content-type": content_type}
+    answer = await client.post("/ai/predict", content=b'{"symbol": "BTCUSDT"}', headers=headers)
+    error_of(answer, 422, "bad_request")
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe\x00", b'{"symbol": "\xff"}', b"[" * 60_000])
+async def test_what_cannot_even_be_read_is_a_bad_request(client: httpx.AsyncClient, body: bytes) -> None:
+    answer = await client.post("/ai/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    error_of(answer, answer.status_code, "bad_request")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_without_end_is_refused_while_it_arrives(
+    client: httpx.AsyncClient, face: FakeFace, announced: bool
+) -> None:
+    n_sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal n_sent
+        for _ in range(1000):
+            n_sent += 1024
+            yield b"x" * 1024
+
+    headers = {"content-length": "1024000"} if announced else {}
+    answer = await client.post("/ai/predict", content=body(), headers=headers)
+    error_of(answer, 413, "too_large")
+    assert n_sent <= MAX_BODY_BYTES + 2 * 1024
+    assert face.n_asked == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/nope", "/ai", "/AI/PREDICT", "/%00", "/../etc/passwd"])
+async def test_an_unknown_path_is_not_found(client: httpx.AsyncClient, path: str) -> None:
+    error_of(await client.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/ai/predict", "POST"), ("DELETE", "/ai/predict", "POST"), ("POST", "/readyz", "GET")],
+)
+async def test_a_wrong_method_says_which_is_right(
+    client: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    answer = await client.request(method, path)
+    error_of(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
+
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def listen(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], Lines]]:
+    """Call it to log as the running application does; what it returns reads the lines since then."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def begin() -> Lines:
+        configure_logging("WARNING", "api")
+        return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    yield begin
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+async def test_an_unforeseen_error_is_logged_once_and_not_told(
+    client: httpx.AsyncClient, face: FakeFace, listen: Callable[[], Lines]
+) -> None:
+    logged = listen()
+    face.error = ZeroDivisionError("the password is hunter2")
+    answer = await ask(client, **{"x-request-id": "mine"})
+    error = error_of(answer, 500, "internal")
+    assert "hunter2" not in answer.text
+    assert error["hint"] == "Try again; the log has the cause."
+    (line,) = logged()
+    assert (line["event"], line["level"], line["process"]) == ("a request failed", "error", "api")
+    assert (line["error_type"], line["error"]) == ("ZeroDivisionError", "the password is hunter2")
+    assert (line["trace_id"], line["path"]) == ("mine", "/ai/predict")
+    assert "Traceback" in line["traceback"]
+    face.error = None
+    assert (await ask(client)).status_code == 200
+
+
+async def test_an_answer_that_breaks_its_schema_is_our_error(
+    client: httpx.AsyncClient, face: FakeFace, listen: Callable[[], Lines]
+) -> None:
+    logged = listen()
+    broken = Signal("BTCUSDT", NOON, 1.5, 0.0, "v", "w", "m", "simulated")
+    face.answer = Answer(broken, 0.0, Freshness.FRESH, "cache")
+    error_of(await ask(client), 500, "internal")
+    assert [line["error_type"] for line in logged()] == ["ValidationError"]
+
+
+async def test_refusals_are_no_errors_in_the_log(
+    client: httpx.AsyncClient, listen: Callable[[], Lines]
+) -> None:
+    logged = listen()
+    assert [(await ask(client, s)).status_code for s in ("XUSDT", "x")] == [404, 422]
+    assert logged() == []
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/nope", "/openapi.json"])
+async def test_every_answer_carries_the_callers_request_id(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path, headers={"x-request-id": "abc-123"})
+    assert answer.headers.get_list("x-request-id") == ["abc-123"]
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a\tb", "ü".encode(), b"\x7f"])
+async def test_an_unsound_request_id_is_replaced(client: httpx.AsyncClient, given: str | bytes) -> None:
+    seen = set()
+    for _ in range(2):
+        answer = await client.post(
+            "/ai/predict",
+            json={"symbol": "BTCUSDT"},
+            headers=[(b"x-request-id", given)],  # type: ignore[list-item]
+        )
+        trace_id = answer.json()["trace_id"]
+        assert answer.headers["x-request-id"] == trace_id
+        assert len(trace_id) == 32
+        assert trace_id.isalnum()
+        seen.add(trace_id)
+    assert len(seen) == 2
+
+
+async def test_metrics_can_be_read_and_count_every_answer(client: httpx.AsyncClient, face: FakeFace) -> None:
+    async def samples() -> dict[tuple[str, ...], float]:
+        text = (await client.get("/metrics")).text
+        families = list(text_string_to_metric_families(text))
+        return {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    before = await samples()
+    await ask(client)
+    await ask(client, "XUSDT")
+    await client.get("/no/such/path")
+    face.error = ZeroDivisionError()
+    await ask(client)
+    after = await samples()
+    for key in (
+        ("/ai/predict", "200", "POST"),
+        ("/ai/predict", "404", "POST"),
+        ("/ai/predict", "500", "POST"),
+        ("404", "GET", "unknown"),
+    ):
+        name = ("levibot_http_requests_total", *key)
+        assert after[name] == before.get(name, 0.0) + 1.0
+    count = ("levibot_http_request_seconds_count", "/ai/predict")
+    assert after[count] == before.get(count, 0.0) + 3.0
+    assert after["levibot_build_info", __version__] == 1.0
+    assert after["levibot_feature_staleness_seconds", "BTCUSDT"] == 12.5
+    assert math.isnan(after["levibot_feature_staleness_seconds", "ETHUSDT"])
+    # A gauge must not go on saying what was true once.
+    face.ages = {"BTCUSDT": math.nan, "ETHUSDT": 3.0}
+    later = await samples()
+    assert math.isnan(later["levibot_feature_staleness_seconds", "BTCUSDT"])
+    assert later["levibot_feature_staleness_seconds", "ETHUSDT"] == 3.0
+
+
+async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx.AsyncClient) -> None:
+    schema = (await client.get("/openapi.json")).json()
+    assert schema["info"]["version"] == __version__
+    assert "source: simulated" in schema["info"]["description"]
+    assert schema["components"]["schemas"]["PredictRequest"]["examples"] == [{"symbol": "BTCUSDT"}]
+    predict = schema["paths"]["/ai/predict"]["post"]["responses"]
+    for status in ("400", "404", "408", "413", "422", "500", "503"):
+        shown = predict[status]["content"]["application/json"]["schema"]["$ref"]
+        assert shown.endswith("/ErrorResponse")
+    assert set(schema["paths"]) == {"/ai/predict", "/livez", "/readyz", "/metrics"}
+    assert (await client.get("/docs")).status_code == 200
