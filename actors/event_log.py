@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors import NAMESPACE
-from levibot.errors import LeviBotError, NotReady
+from levibot.errors import DataError, LeviBotError, NotReady
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_events
@@ -80,18 +80,24 @@ class EventLog:
             while self._waiting and (not group or n_events + len(self._waiting[0][0]) <= MAX_BATCH):
                 group.append(self._waiting.pop(0))
                 n_events += len(group[-1][0])
-            outcome: BaseException | None = None
-            try:
-                await self._run(partial(_append, [event for events, _ in group for event in events]))
-            except Exception as exc:  # noqa: BLE001 - handed to each caller that waits, below
-                outcome = exc
-            for _, done in group:
+            outcome = await self._write([event for events, _ in group for event in events])
+            for events, done in group:
+                # One caller's broken event is not the others' fault: each is written by itself.
+                is_shared = isinstance(outcome, DataError) and len(group) > 1
+                problem = await self._write(events) if is_shared else outcome
                 if done.done():
                     continue
-                if outcome is None:
+                if problem is None:
                     done.set_result(None)
                 else:
-                    done.set_exception(outcome)
+                    done.set_exception(problem)
+
+    async def _write(self, events: Sequence[Event]) -> Exception | None:
+        try:
+            await self._run(partial(_append, events))
+        except Exception as exc:  # noqa: BLE001 - handed to each caller that waits
+            return exc
+        return None
 
     async def _run(self, call: Callable[[EventStore], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_store, call)

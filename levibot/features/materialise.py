@@ -54,8 +54,8 @@ class Materialiser:
     async def refresh(self, as_of: datetime) -> Materialised | None:
         """Read new bars, compute, write the whole cross-section; returns what is online, None without bars.
 
-        Bars that are not finished at `as_of` are not read, whatever the store holds. Without new bars the same
-        vectors are written again: they are still the newest, and live on.
+        Bars that are not finished at `as_of` are not read, whatever the store holds. Without new bars the
+        same vectors are written again: they are still the newest, and live on.
         """
         if await self._read_new_bars(as_of):
             self._compute()

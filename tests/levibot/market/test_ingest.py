@@ -128,8 +128,8 @@ async def test_a_clock_that_runs_back_changes_nothing(tick_store: TickStore) -> 
     late = MARKET_START + 50 * HOUR
     await work.up_to(late)
     early = MARKET_START + 10 * HOUR
-        # The later bars stay; what counts as finished is what the clock says.
-        assert await work.up_to(early) == Ingested(0, 0, early)
+    # The later bars stay; what counts as finished is what the clock says.
+    assert await work.up_to(early) == Ingested(0, 0, early)
     await assert_whole(tick_store, source, late)
 
 

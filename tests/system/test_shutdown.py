@@ -1,4 +1,4 @@
-"""How a run ends and begins again. Last, because it ends the session's system."""
+"""How a run ends and begins again. The last file of this folder: it ends the session's system."""
 
 from __future__ import annotations
 
