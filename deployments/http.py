@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from deployments.errors import RETRY_AFTER_S, LimitBody, install_error_handlers, trace_id_of, unforeseen
@@ -44,7 +45,9 @@ class Face(Protocol):
 
 def build_http(face: Face) -> FastAPI:
     """The ASGI application over `face`."""
-    http = FastAPI(
+    # The documentation page carries its own scripts: it opens where there is no network.
+    http = FastAPIOffline(
+        redoc_url=None,
         title="LeviBot",
         version=__version__,
         description=(

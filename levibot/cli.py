@@ -72,7 +72,8 @@ def up(
         source=source, market=path, symbols=symbols, edge=edge, seed=seed, replay_speed=replay_speed
     )
     steps = JsonSteps(console) if as_json else ConsoleSteps(console)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
     started = time.monotonic()
     run = Run(settings, steps)
     try:
@@ -95,8 +96,8 @@ def up(
         steps.say("\nStopping.", {"stopping": True})
     finally:
         # Once is enough: a second Ctrl-C must not leave half of it running.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, signal.SIG_IGN)
         run.stop()
 
 
@@ -333,7 +334,7 @@ def _number(value: float | None) -> str:
 def _settings(**options: Any) -> Settings:
     settings = Settings.load(**{name: value for name, value in options.items() if value is not None})
     # The command's own words are its output; the logs are those of the processes it starts.
-    configure_logging("WARNING", "cli")
+    configure_logging("ERROR", "cli")
     return settings
 
 

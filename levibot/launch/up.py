@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ import httpx
 import psutil
 from rich.markup import escape
 
-from levibot.errors import ProcessError, SettingsError
+from levibot.errors import ProcessError, SettingsError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.launch.ray_head import RayHead, check_port, repository
 from levibot.launch.replay_position import read_position, write_position
@@ -31,7 +32,7 @@ from levibot.launch.steps import Steps
 from levibot.market.ingest import Ingest
 from levibot.market.sources import Source, open_source
 from levibot.settings import Settings
-from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.connect import open_events, open_online, open_registry, open_ticks
 from levibot.stores.embedded import EmbeddedServers
 
 WATCH_S = 0.5
@@ -66,7 +67,8 @@ class Run:
         with self._steps.step("Starting the stores"):
             self._servers.start()
             asyncio.run(self._prepare_stores())
-        replay_start, self._settings = self._with_clock(source)
+            replay_start, self._settings = self._with_clock(source)
+            asyncio.run(self._check_stores())
         self._head = head = RayHead(self._settings, self._run_id)
         head.start()
         self._record(head)
@@ -133,11 +135,25 @@ class Run:
         forget_record(self._settings.home)
 
     async def _prepare_stores(self) -> None:
-        ticks = await open_ticks(self._settings)
+        with _naming("LEVIBOT_POSTGRES_DSN", self._settings.postgres_dsn):
+            ticks = await open_ticks(self._settings)
         try:
             await ticks.migrate()
         finally:
             await ticks.close()
+
+    async def _check_stores(self) -> None:
+        """Ask Redis and a ClickHouse that is not ours for a sign of life."""
+        online = open_online(self._settings, CORE.version)
+        try:
+            with _naming("LEVIBOT_REDIS_URL", self._settings.redis_url):
+                await online.ping()
+        finally:
+            await online.close()
+        # The embedded engine belongs to the actor that owns it.
+        if self._settings.clickhouse_url is not None:
+            with _naming("LEVIBOT_CLICKHOUSE_URL", self._settings.clickhouse_url):
+                open_events(self._settings).close()
 
     def _with_clock(self, source: Source) -> tuple[datetime, Settings]:
         """Where time starts, and the settings that carry its clock to every process of the run."""
@@ -259,6 +275,16 @@ class Run:
         raise ProcessError(
             f"No signal was served within {READY_TIMEOUT_S:.0f} s: {problem}", hint=f"See {log} and /readyz."
         )
+
+
+@contextmanager
+def _naming(variable: str, value: str | None) -> Iterator[None]:
+    """Say of a store that does not answer where its address comes from."""
+    try:
+        yield
+    except StoreUnavailable as exc:
+        where = f"Start it, or unset {variable} for the embedded server." if value else "See the logs."
+        raise StoreUnavailable(exc.message, hint=where) from exc
 
 
 def _last_line(text: str) -> str:

@@ -285,7 +285,7 @@ class OnlineStore:
         try:
             return await answer
         except (RedisConnectionError, RedisTimeoutError, ReadOnlyError) as exc:
-            raise StoreUnavailable(f"Redis did not answer ({what}): {exc}.") from exc
+            raise StoreUnavailable(f"Redis did not answer ({what}): {str(exc).rstrip('.')}.") from exc
         except RedisError as exc:
             raise StoreError(f"Redis refused to {what}: {exc}.") from exc
 
