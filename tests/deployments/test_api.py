@@ -1,0 +1,243 @@
+"""The fallbacks of the face without Ray: a real Redis-protocol server, and a router as a test wants it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ray.exceptions import RayActorError
+
+from deployments.api import Api
+from deployments.router import Routed
+from levibot.clock import ManualClock
+from levibot.errors import NotReady, UnknownSymbol
+from levibot.features.views import CORE
+from levibot.settings import Settings
+from levibot.stores.embedded import EmbeddedServers
+from levibot.stores.online import FeatureWindow, Freshness, OnlineStore, Signal
+
+pytestmark = pytest.mark.stores
+
+HOUR = timedelta(hours=1)
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+MARKET_ID = "simulated:seed=7:edge=0.03:1h"
+
+
+class FakeRouter:
+    """Stands in for the handle of the router's deployment: `await handle.signal.remote(symbol)`."""
+
+    def __init__(self) -> None:
+        self.answer = Routed(None, "memory", "No model is active.", "Train one.")
+        self.error: Exception | None = None
+        self.n_asked = 0
+
+    @property
+    def signal(self) -> FakeRouter:
+        return self
+
+    async def remote(self, symbol: str) -> Routed:
+        self.n_asked += 1
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A replica sets up the logs of its process; this process has its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def symbols() -> tuple[str, str]:
+    """Two symbols that no other test writes."""
+    run = secrets.token_hex(4).upper()
+    return f"A{run}", f"B{run}"
+
+
+@pytest.fixture
+def router() -> FakeRouter:
+    return FakeRouter()
+
+
+def make_api(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, symbols: tuple[str, str], router: FakeRouter
+) -> Api:
+    """A replica whose market stands at noon: its replay is slower than any test."""
+    settings = Settings(
+        redis_url=redis_url,
+        postgres_dsn="postgresql://not.used/x",
+        symbols=symbols,
+        replay_start=NOON,
+        replay_wall_start=datetime.now(UTC),
+        replay_speed=1e-12,
+    )
+    for name, text in settings.environment().items():
+        monkeypatch.setenv(name, text)
+    return Api(router)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def api(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, symbols: tuple[str, str], router: FakeRouter
+) -> AsyncIterator[Api]:
+    api = make_api(monkeypatch, redis_url, symbols, router)
+    yield api
+    await api._online.close()
+
+
+def open_store(redis_url: str) -> OnlineStore:
+    clock = ManualClock(NOON)
+    return OnlineStore.open(
+        redis_url,
+        MARKET_ID,
+        CORE.version,
+        clock=clock,
+        interval=HOUR,
+        fresh_bars=2.0,
+        ttl_s=60.0,
+        timeout_s=2.0,
+    )
+
+
+@pytest.fixture
+async def writer(redis_url: str) -> AsyncIterator[OnlineStore]:
+    store = open_store(redis_url)
+    yield store
+    await store.close()
+
+
+def signal(symbol: str, age: timedelta = timedelta(0)) -> Signal:
+    return Signal(symbol, NOON - age, 0.6, 0.1, "v0001", CORE.version, MARKET_ID, "simulated")
+
+
+async def test_a_fresh_signal_comes_from_the_cache_and_nobody_else_is_asked(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str], router: FakeRouter
+) -> None:
+    await writer.write_signals([signal(symbols[0], HOUR)], 60.0)
+    answer = await api.predict(symbols[0])
+    assert (answer.signal, answer.served_from) == (signal(symbols[0], HOUR), "cache")
+    assert (answer.freshness, round(answer.feature_age_s)) == (Freshness.FRESH, 3600)
+    assert router.n_asked == 0
+
+
+async def test_what_the_cache_has_not_is_asked_of_the_router(
+    api: Api, symbols: tuple[str, str], router: FakeRouter
+) -> None:
+    router.answer = Routed(signal(symbols[0]), "computed")
+    answer = await api.predict(symbols[0])
+    assert (answer.signal, answer.served_from) == (signal(symbols[0]), "computed")
+
+
+@pytest.mark.parametrize("routed_age_h", [None, 1, 9])
+async def test_of_what_there_is_the_newest_is_given(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str], router: FakeRouter, routed_age_h: int | None
+) -> None:
+    await writer.write_signals([signal(symbols[0], 5 * HOUR)], 60.0)
+    if routed_age_h is not None:
+        router.answer = Routed(signal(symbols[0], routed_age_h * HOUR), "computed")
+    answer = await api.predict(symbols[0])
+    is_routed = routed_age_h == 1
+    assert answer.served_from == ("computed" if is_routed else "memory")
+    assert answer.freshness is (Freshness.FRESH if is_routed else Freshness.STALE)
+    assert answer.signal.as_of == NOON - (1 if is_routed else 5) * HOUR
+
+
+async def test_what_is_too_old_is_not_given_whoever_has_it(
+    api: Api, symbols: tuple[str, str], router: FakeRouter
+) -> None:
+    router.answer = Routed(signal(symbols[0], 25 * HOUR), "memory")
+    with pytest.raises(NotReady, match="90000 s old"):
+        await api.predict(symbols[0])
+
+
+async def test_without_a_signal_the_routers_reason_is_told(api: Api, symbols: tuple[str, str]) -> None:
+    with pytest.raises(NotReady) as refused:
+        await api.predict(symbols[0])
+    assert (refused.value.message, refused.value.hint) == ("No model is active.", "Train one.")
+
+
+async def test_a_symbol_that_is_not_served_is_unknown(api: Api, router: FakeRouter) -> None:
+    with pytest.raises(UnknownSymbol, match="XUSDT is not served"):
+        await api.predict("XUSDT")
+    assert router.n_asked == 0
+
+
+async def test_signals_of_another_market_are_none(api: Api, symbols: tuple[str, str], redis_url: str) -> None:
+    other = OnlineStore.open(
+        redis_url,
+        "another",
+        CORE.version,
+        clock=ManualClock(NOON),
+        interval=HOUR,
+        fresh_bars=2.0,
+        ttl_s=60.0,
+        timeout_s=2.0,
+    )
+    await other.write_signals([replace(signal(symbols[0]), market_id="another")], 60.0)
+    await other.close()
+    with pytest.raises(NotReady):
+        await api.predict(symbols[0])
+
+
+async def test_ready_means_that_one_symbol_is_fresh_and_the_others_are_named(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str]
+) -> None:
+    state = await api.readiness()
+    assert (state.ready, state.model_version) == (False, None)
+    assert state.reasons == [f"{s} has no signal yet." for s in symbols]
+    await writer.write_signals([signal(symbols[1], 3 * HOUR)], 60.0)
+    state = await api.readiness()
+    assert not state.ready
+    assert state.reasons[1] == f"{symbols[1]} has no signal since 2024-05-01T09:00:00+00:00."
+    await writer.write_signals([signal(symbols[1])], 60.0)
+    state = await api.readiness()
+    assert (state.ready, state.model_version) == (True, "v0001")
+    assert state.reasons == [f"{symbols[0]} has no signal yet."]
+
+
+async def test_ages_are_those_of_the_features_and_nan_without_any(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str]
+) -> None:
+    await writer.write_features([FeatureWindow(symbols[0], NOON - 3 * HOUR, ("a",), np.ones((2, 1)))])
+    ages = await api.feature_ages()
+    assert ages[symbols[0]] == pytest.approx(3 * 3600.0, abs=1.0)
+    assert math.isnan(ages[symbols[1]])
+
+
+async def test_without_redis_and_router_the_last_answer_is_given_and_nothing_is_called_ready(
+    monkeypatch: pytest.MonkeyPatch, symbols: tuple[str, str], router: FakeRouter, tmp_path: Path
+) -> None:
+    servers = EmbeddedServers(Settings(home=tmp_path, postgres_dsn="postgresql://not.used/x"))
+    try:
+        url = servers.start().redis_url
+        api, writer = make_api(monkeypatch, url, symbols, router), open_store(url)
+        await writer.write_signals([signal(symbols[0], HOUR)], 60.0)
+        await writer.close()
+        assert (await api.predict(symbols[0])).served_from == "cache"
+    finally:
+        servers.stop()
+    router.error = RayActorError()
+    answer = await api.predict(symbols[0])
+    assert (answer.signal, answer.served_from) == (signal(symbols[0], HOUR), "memory")
+    with pytest.raises(NotReady, match="The router does not answer: "):
+        await api.predict(symbols[1])
+    state = await api.readiness()
+    assert not state.ready
+    assert len(state.reasons) == 1
+    assert all(math.isnan(age_s) for age_s in (await api.feature_ages()).values())
+    # The router is back before Redis is: its answer is newer than what is remembered.
+    router.error, router.answer = None, Routed(signal(symbols[1]), "computed")
+    assert (await api.predict(symbols[1])).served_from == "computed"
+    await api._online.close()
