@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+# A fast replay that is left alone for a day would run out of the calendar.
+END_OF_TIME = datetime(2200, 12, 31, tzinfo=UTC)
+
 
 class Clock(Protocol):
     """The time of a market."""
@@ -37,7 +40,8 @@ class ReplayClock:
 
     def now(self) -> datetime:
         elapsed_s = time.time() - self.wall_start.timestamp()
-        return self.market_start + timedelta(seconds=max(0.0, elapsed_s) * self.rate)
+        longest_s = (END_OF_TIME - self.market_start).total_seconds()
+        return self.market_start + timedelta(seconds=min(max(0.0, elapsed_s) * self.rate, longest_s))
 
 
 class ManualClock:

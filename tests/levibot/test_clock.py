@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from levibot.clock import Clock, ManualClock, ReplayClock, SystemClock
+from levibot.clock import END_OF_TIME, Clock, ManualClock, ReplayClock, SystemClock
 
 MARKET = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -33,6 +33,11 @@ def test_a_replay_stands_still_before_its_start(monkeypatch: pytest.MonkeyPatch)
     wall = datetime(2025, 6, 1, tzinfo=UTC)
     monkeypatch.setattr(time, "time", lambda: wall.timestamp() - 100.0)
     assert ReplayClock(MARKET, wall, rate=3600.0).now() == MARKET
+
+
+def test_a_replay_that_is_left_alone_stands_still_at_the_end_of_time() -> None:
+    clock = ReplayClock(MARKET, datetime(2020, 1, 1, tzinfo=UTC), rate=3.6e6)
+    assert clock.now() == clock.now() == END_OF_TIME
 
 
 def test_a_manual_clock_moves_only_by_hand() -> None:
