@@ -29,8 +29,11 @@ def _path(home: Path) -> Path:
 def _read(home: Path) -> dict[str, datetime]:
     path = _path(home)
     try:
-        return {name: datetime.fromisoformat(at) for name, at in json.loads(path.read_text()).items()}
+        positions = {n: datetime.fromisoformat(at) for n, at in json.loads(path.read_text()).items()}
+        if any(at.tzinfo is None for at in positions.values()):
+            raise ValueError("an instant has no time zone")
+        return positions
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, TypeError) as exc:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as exc:
         raise ProcessError(f"{path} cannot be read: {exc}.", hint="Remove it and start again.") from exc
