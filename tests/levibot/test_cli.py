@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from levibot import __version__
+from levibot.cli import _write_report
+from levibot.errors import UsageError
 from tests.levibot.conftest import Command
 
 COMMANDS = ("up", "down", "status", "ingest", "predict", "backtest")
@@ -164,6 +166,14 @@ def test_a_report_that_cannot_be_written_leaves_nothing_behind(levibot: Command,
     assert failed.code == 2
     assert "The report cannot be written" in failed.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_that_cannot_take_its_place_is_removed(tmp_path: Path) -> None:
+    # A folder that came there while the backtest ran.
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(UsageError, match=r"The report cannot be written to .*report\.json: Is a directory"):
+        _write_report(tmp_path / "report.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_a_folder_in_place_of_the_report_is_refused_before_the_work(levibot: Command, tmp_path: Path) -> None:
