@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 import time
@@ -12,14 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import httpx
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.errors import LeviBotError, NotReady, ProcessError, UnknownSymbol, UsageError
+from levibot.errors import LeviBotError, NotReady, ProcessError, UsageError
 from levibot.settings import YEARS, Settings
 from levibot.telemetry.logging import configure_logging
 
@@ -42,14 +39,8 @@ EdgeOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="of the simulated market and of training")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="answer in JSON")]
-# UnicodeError: a host name that cannot be one.
-NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
 START = "Start it with `python -m levibot up`."
 DOWN_TIMEOUT_S = 75.0
-TABLE_WIDTH = 100
-SIGNAL_FIELDS = {"symbol", "as_of", "probability_up", "target_position", "freshness", "source"}
-# What an error of the API means for the caller; any other says that there is no answer now.
-KIND_OF_CODE = {kind.code: kind for kind in (UnknownSymbol, UsageError)} | {"bad_request": UsageError}
 
 
 @app.command()
@@ -139,6 +130,7 @@ def down(as_json: JsonFlag = False) -> None:
 def status(as_json: JsonFlag = False) -> None:
     """Say whether a run is up, what it serves and how fresh it is. Exit code 1 when it is not ready."""
     from levibot.launch.run_record import read_record
+    from levibot.serving import client
 
     settings = _settings()
     record = read_record(settings.home)
@@ -149,7 +141,7 @@ def status(as_json: JsonFlag = False) -> None:
         "http_url": record.http_url,
         "dashboard_url": record.dashboard_url,
         "source": record.source,
-        **_readiness(record.http_url),
+        **client.readiness(record.http_url),
     }
     lines = [f"{name:15} {value}" for name, value in state.items()]
     _print(as_json, state, "\n".join(lines))
@@ -214,19 +206,12 @@ def predict(
 ) -> None:
     """Ask the running system for the signal of a symbol."""
     from levibot.launch.run_record import read_record
+    from levibot.serving import client
 
     settings = _settings()
     record = read_record(settings.home)
     base = url or (record.http_url if record else f"http://{settings.http_host}:{settings.http_port}")
-    try:
-        answer = httpx.post(f"{base}/ai/predict", json={"symbol": symbol.upper()}, timeout=30.0)
-    except NO_ANSWER as exc:
-        raise NotReady(f"{base} does not answer: {str(exc).rstrip('.')}.", hint=START) from exc
-    body = _object(answer)
-    if answer.status_code != 200:
-        raise _error_of(body, base)
-    if not body.keys() >= SIGNAL_FIELDS:
-        raise NotReady(f"{base} answers, but not with a signal.", hint="Is it LeviBot that runs there?")
+    body = client.predict(base, symbol.upper())
     _print(as_json, body, "\n".join(f"{name:16} {value}" for name, value in body.items()))
 
 
@@ -251,13 +236,14 @@ def backtest(
     """Walk a strategy forward over a test period that it never sees early, net of costs."""
     from levibot.launch.steps import ConsoleSteps
     from levibot.market.sources import open_source
+    from levibot.trading import report_file
     from levibot.trading.costs import Costs
     from levibot.trading.report import end_of_day, run_backtest
 
     settings = _settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)
     to_stdout = json_file is not None and str(json_file) == "-"
     if json_file is not None and not to_stdout:
-        _check_report_place(json_file)
+        report_file.check_place(json_file)
     with ConsoleSteps(Console(stderr=True)).step("Backtest") as at:
         report = run_backtest(
             open_source(settings),
@@ -275,60 +261,8 @@ def backtest(
         sys.stdout.write(text + "\n")
         return
     if json_file is not None:
-        _write_report(json_file, text + "\n")
-    console.print(_table(record), crop=False)
-
-
-def _check_report_place(path: Path) -> None:
-    """Refuse a place that cannot take a report, before the work rather than after it."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"The folder {folder} for the report does not exist.")
-    if path.is_dir():
-        raise UsageError(f"The report cannot be written to {path}: it is a folder.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"The folder {folder} for the report cannot be written to.")
-
-
-def _write_report(path: Path, text: str) -> None:
-    """Whole or not at all: a reader never sees half a report."""
-    draft = path.with_name(path.name + ".new")
-    try:
-        try:
-            draft.write_text(text)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as exc:
-        raise UsageError(f"The report cannot be written to {path}: {exc.strerror}.") from exc
-
-
-def _table(record: dict[str, Any]) -> Table:
-    period = record["period"]
-    table = Table(
-        title=f"{period['test_start'][:10]} to {period['test_end'][:10]}, net of costs",
-        # A pipe has no width that the numbers would have to fit.
-        width=None if console.is_terminal else TABLE_WIDTH,
-    )
-    for column in ("", "Sharpe", "95 %", "gross", "drawdown", "turnover/day", "annual"):
-        table.add_column(column, justify="right" if column else "left")
-    for name in ("ensemble", "buy_and_hold", "equal_weight"):
-        row = record[name]
-        low, high = row["sharpe_ci95"]
-        table.add_row(
-            name,
-            _number(row["sharpe_net"]),
-            f"{_number(low)} … {_number(high)}",
-            _number(row["sharpe_gross"]),
-            f"{row['max_drawdown']:.1%}",
-            f"{row['turnover_per_day']:.3f}",
-            f"{row['annual_return']:.1%}",
-        )
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+        report_file.write_report(json_file, text + "\n")
+    console.print(report_file.table(record, is_terminal=console.is_terminal), crop=False)
 
 
 def _settings(**options: Any) -> Settings:
@@ -336,35 +270,6 @@ def _settings(**options: Any) -> Settings:
     # The command's own words are its output; the logs are those of the processes it starts.
     configure_logging("ERROR", "cli")
     return settings
-
-
-def _object(answer: httpx.Response) -> dict[str, Any]:
-    """The JSON object that an API answered, empty when it is something else."""
-    try:
-        body = answer.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _error_of(body: dict[str, Any], base: str) -> LeviBotError:
-    """The error that an API answered, in our tree."""
-    error = body.get("error")
-    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-        return NotReady(f"{base} refuses, but not as LeviBot does.", hint="Is it LeviBot that runs there?")
-    kind = KIND_OF_CODE.get(str(error.get("code")), NotReady)
-    return kind(error["message"], hint=str(error.get("hint", "")))
-
-
-def _readiness(base: str) -> dict[str, Any]:
-    """What `/readyz` says; not ready, with the reason, when it says nothing of the kind."""
-    try:
-        body = _object(httpx.get(f"{base}/readyz", timeout=10.0))
-    except NO_ANSWER as exc:
-        return {"ready": False, "reasons": [f"{base} does not answer: {exc}"]}
-    if isinstance(body.get("ready"), bool):
-        return body
-    return {"ready": False, "reasons": [_error_of(body, base).message]}
 
 
 def _utc(instant: datetime) -> datetime:

@@ -132,7 +132,8 @@ class RayHead:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if not self.is_running:
-                raise ProcessError("The Ray head ended while starting.", hint=f"See {self._log}.")
+                why = last_line(self._log)
+                raise ProcessError(f"The Ray head ended while starting: {why}", hint=f"See {self._log}.")
             try:
                 answer = httpx.get(f"{self.dashboard_url}/api/jobs/", timeout=2.0)
                 # With RAY_AUTH_MODE=token the job server is up when it asks who we are.
@@ -156,3 +157,10 @@ class RayHead:
                 self._child.wait()
         end_processes(processes_of(self._run_id))
         self._child = None
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from levibot.errors import ProcessError, SettingsError, StoreUnavailable
 from levibot.features.views import CORE
-from levibot.launch.ray_head import RayHead, check_port, repository
+from levibot.launch.ray_head import RayHead, check_port, last_line, repository
 from levibot.launch.replay_position import read_position, write_position
 from levibot.launch.run_record import (
     RunRecord,
@@ -247,12 +247,10 @@ class Run:
         log = self._settings.home / "logs" / log_name
         while child.poll() is None:
             if at is not None:
-                at(_last_line(log.read_text(errors="replace")))
+                at(last_line(log))
             time.sleep(0.2)
         if child.returncode:
-            raise ProcessError(
-                f"Starting {what} failed: {_last_line(log.read_text(errors='replace'))}", hint=f"See {log}."
-            )
+            raise ProcessError(f"Starting {what} failed: {last_line(log)}", hint=f"See {log}.")
 
     def _first_answer(self, deploy: subprocess.Popen[bytes]) -> dict[str, Any]:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -260,9 +258,7 @@ class Run:
         log = self._settings.home / "logs" / "deploy.log"
         while time.monotonic() < deadline:
             if deploy.poll():
-                raise ProcessError(
-                    f"Deploying failed: {_last_line(log.read_text(errors='replace'))}", hint=f"See {log}."
-                )
+                raise ProcessError(f"Deploying failed: {last_line(log)}", hint=f"See {log}.")
             try:
                 body = {"symbol": self._settings.symbols[0]}
                 answer = httpx.post(f"{self.http_url}/ai/predict", json=body, timeout=10.0)
@@ -285,8 +281,3 @@ def _naming(variable: str, value: str | None) -> Iterator[None]:
     except StoreUnavailable as exc:
         where = f"Start it, or unset {variable} for the embedded server." if value else "See the logs."
         raise StoreUnavailable(exc.message, hint=where) from exc
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from levibot import __version__
-from levibot.cli import _write_report
 from levibot.errors import UsageError
+from levibot.trading.report_file import write_report
 from tests.levibot.conftest import Command
 
 COMMANDS = ("up", "down", "status", "ingest", "predict", "backtest")
@@ -172,7 +172,7 @@ def test_a_draft_that_cannot_take_its_place_is_removed(tmp_path: Path) -> None:
     # A folder that came there while the backtest ran.
     (tmp_path / "report.json").mkdir()
     with pytest.raises(UsageError, match=r"The report cannot be written to .*report\.json: Is a directory"):
-        _write_report(tmp_path / "report.json", "{}")
+        write_report(tmp_path / "report.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 

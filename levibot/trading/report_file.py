@@ -1,0 +1,66 @@
+"""A finished report as people and files get it: a table, and a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from levibot.errors import UsageError
+
+# For a pipe, which has no width that the numbers would have to fit.
+PIPE_WIDTH = 100
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place that cannot take a report, before the work rather than after it."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"The folder {folder} for the report does not exist.")
+    if path.is_dir():
+        raise UsageError(f"The report cannot be written to {path}: it is a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"The folder {folder} for the report cannot be written to.")
+
+
+def write_report(path: Path, text: str) -> None:
+    """Whole or not at all: a reader never sees half a report."""
+    draft = path.with_name(path.name + ".new")
+    try:
+        try:
+            draft.write_text(text)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as exc:
+        raise UsageError(f"The report cannot be written to {path}: {exc.strerror}.") from exc
+
+
+def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
+    """The figures of a report's JSON, a row a strategy."""
+    period = record["period"]
+    rows = Table(
+        title=f"{period['test_start'][:10]} to {period['test_end'][:10]}, net of costs",
+        width=None if is_terminal else PIPE_WIDTH,
+    )
+    for column in ("", "Sharpe", "95 %", "gross", "drawdown", "turnover/day", "annual"):
+        rows.add_column(column, justify="right" if column else "left")
+    for name in ("ensemble", "buy_and_hold", "equal_weight"):
+        row = record[name]
+        low, high = row["sharpe_ci95"]
+        rows.add_row(
+            name,
+            _number(row["sharpe_net"]),
+            f"{_number(low)} … {_number(high)}",
+            _number(row["sharpe_gross"]),
+            f"{row['max_drawdown']:.1%}",
+            f"{row['turnover_per_day']:.3f}",
+            f"{row['annual_return']:.1%}",
+        )
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
