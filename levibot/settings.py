@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     edge: float = Field(0.03, ge=0.0, le=0.1, description="planted edge of the simulated market")
     seed: int = Field(7, ge=0, description="seed of the simulated market and of training")
     exchange: str = Field("binance", description="ccxt exchange id (source=exchange)")
+    exchange_url: str | None = Field(None, description="a mirror or proxy of the exchange")
 
     train_start: datetime | None = Field(None, description="first bar that training sees")
     replay_start: datetime | None = Field(None, description="where the replay of a market begins")

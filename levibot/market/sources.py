@@ -64,4 +64,10 @@ def open_source(settings: Settings) -> Source:
                 raise SettingsError("Source parquet needs the market's folder.", hint="Set LEVIBOT_MARKET.")
             return ParquetSource(settings.market, settings.symbols, settings.interval)
         case "exchange":
-            return ExchangeSource(settings.exchange, settings.symbols, settings.interval, SystemClock())
+            return ExchangeSource(
+                settings.exchange,
+                settings.symbols,
+                settings.interval,
+                SystemClock(),
+                base_url=settings.exchange_url,
+            )
