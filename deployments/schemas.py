@@ -7,7 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Symbol = Annotated[str, StringConstraints(pattern="^[A-Z0-9]{2,20}$")]
+from levibot.market.symbols import PATTERN
+
+Symbol = Annotated[str, StringConstraints(pattern=PATTERN)]
 
 
 class PredictRequest(BaseModel):

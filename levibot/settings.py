@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from levibot.clock import Clock, ReplayClock, SystemClock
 from levibot.errors import SettingsError
+from levibot.market.symbols import check_symbols, parse_symbols
 
 SourceName = Literal["simulated", "parquet", "exchange"]
 
@@ -86,18 +87,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_symbols(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(s.strip().upper() for s in value.split(",") if s.strip())
+            return parse_symbols(value)
         return value
 
     @field_validator("symbols")
     @classmethod
     def _check_symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for symbol in value:
-            if not (symbol.isascii() and symbol.isalnum() and 2 <= len(symbol) <= 20):
-                raise ValueError(f"{symbol!r} is no symbol: 2 to 20 letters and digits, like BTCUSDT")
-        if len(set(value)) != len(value):
-            raise ValueError("a symbol is named twice")
-        return value
+        return check_symbols(value)
 
     @field_validator("train_start", "replay_start", "replay_wall_start")
     @classmethod

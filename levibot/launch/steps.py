@@ -58,3 +58,15 @@ class JsonSteps:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self._console.out(json.dumps(dict(record)), highlight=False)
+
+
+def progress_of(line: str) -> str:
+    """What a line of a job's output says of how far it is; empty when it says nothing of the kind."""
+    _, brace, rest = line.partition("{")
+    try:
+        record = json.loads(brace + rest)
+    except ValueError:
+        return ""
+    if {"done", "total", "step"} <= record.keys():
+        return f"{record['done']} of {record['total']}: {record['step']}"
+    return str(record.get("event", ""))

@@ -28,7 +28,7 @@ from levibot.launch.run_record import (
     read_record,
     write_record,
 )
-from levibot.launch.steps import Steps
+from levibot.launch.steps import Steps, progress_of
 from levibot.market.ingest import Ingest
 from levibot.market.sources import Source, open_source
 from levibot.settings import Settings
@@ -247,7 +247,7 @@ class Run:
         log = self._settings.home / "logs" / log_name
         while child.poll() is None:
             if at is not None:
-                at(last_line(log))
+                at(progress_of(last_line(log)))
             time.sleep(0.2)
         if child.returncode:
             raise ProcessError(f"Starting {what} failed: {last_line(log)}", hint=f"See {log}.")

@@ -5,7 +5,7 @@ A bar's `ts` is its opening instant. What it holds is known at `ts + interval`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +16,25 @@ FloatArray = npt.NDArray[np.float64]
 TimeArray = npt.NDArray[np.datetime64]  # datetime64[us], UTC
 
 FIELDS = ("open", "high", "low", "close", "volume")
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One finished bar of one symbol. ts: its opening instant, aware UTC. Units as in `Bars`."""
+
+    symbol: str
+    interval: timedelta
+    ts: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+    @property
+    def closes_at(self) -> datetime:
+        """When the bar is known."""
+        return self.ts + self.interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,12 @@ class Bars:
 
     def __len__(self) -> int:
         return len(self.ts)
+
+    def __iter__(self) -> Iterator[Bar]:
+        """Bar by bar, oldest first; for people and tests, the arrays are for work."""
+        for row in range(len(self)):
+            values = (float(getattr(self, f)[row]) for f in FIELDS)
+            yield Bar(self.symbol, self.interval, to_datetime(self.ts[row]), *values)
 
     def between(self, start: datetime | None = None, end: datetime | None = None) -> Bars:
         """The bars that open in [start, end)."""

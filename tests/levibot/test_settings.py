@@ -40,7 +40,7 @@ def test_an_option_wins_over_a_variable_and_a_variable_over_the_default(
         ({"symbols": "BTC USDT"}, "LEVIBOT_SYMBOLS is 'BTC USDT': 'BTC USDT' is no symbol: 2 to 20 letters"),
         ({"symbols": "É1"}, "'É1' is no symbol"),
         ({"symbols": " , "}, "LEVIBOT_SYMBOLS is ()"),
-        ({"symbols": "AB,ab"}, "a symbol is named twice."),
+        ({"symbols": "AB,ab"}, "AB is named twice."),
         ({"http_port": 0}, "LEVIBOT_HTTP_PORT is 0"),
         ({"train_start": "0001-01-01T00:00+05:00"}, "the year is not one of 1970 to 2200."),
         ({"replay_start": "9999-12-31T23:00-05:00"}, "the year is not one of 1970 to 2200."),

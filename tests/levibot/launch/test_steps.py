@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from levibot.errors import ProcessError
-from levibot.launch.steps import ConsoleSteps, JsonSteps, Steps
+from levibot.launch.steps import ConsoleSteps, JsonSteps, Steps, progress_of
 
 # What a log line may look like to a reader of markup.
 ODD = "[/tmp/x] [bold]loud :smile: " + "long " * 60
@@ -81,3 +81,20 @@ def test_what_a_step_is_at_is_shown_as_it_is(screen: io.StringIO) -> None:
 def test_people_read_the_text_and_machines_the_fields(screen: io.StringIO) -> None:
     console_steps(screen, is_terminal=False).say("LeviBot is up.", {"ready": True})
     assert screen.getvalue() == "LeviBot is up.\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            '(fit pid=7) {"done": 3, "total": 12, "step": "8 bars ahead", "event": "training"}',
+            "3 of 12: 8 bars ahead",
+        ),
+        ('{"event": "bars are read", "rows": 5}', "bars are read"),
+        ("2026-01-01 INFO Tailing logs", ""),
+        ("{'no': json", ""),
+        ("", ""),
+    ],
+)
+def test_progress_is_read_from_a_jobs_log(line: str, said: str) -> None:
+    assert progress_of(line) == said
