@@ -30,6 +30,7 @@ T = TypeVar("T")
 NAME = "event_log"
 MAX_BATCH = 5_000
 APPEND_TIMEOUT_S = 10.0
+MAX_TELLING = 100
 log = structlog.get_logger()
 
 
@@ -126,6 +127,19 @@ class Client:
             transient=(RayError, ValueError),
             unavailable=NotReady,
         )
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Write events without waiting for it: work must not be late because its record is.
+
+        A log that hangs may have MAX_TELLING writes waiting; what comes on top is only logged.
+        """
+        if len(self._telling) >= MAX_TELLING:
+            log.error("events were not written", count=len(events), reason="The event log does not keep up.")
+            return
+        task = asyncio.get_running_loop().create_task(self.append(events))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def append(self, events: Sequence[Event]) -> None:
         """Write events, or log that they were not written."""

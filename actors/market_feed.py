@@ -12,7 +12,7 @@ from ray.actor import ActorHandle
 from actors import NAMESPACE, event_log, online_features
 from levibot.errors import LeviBotError, SourceUnavailable, StoreUnavailable
 from levibot.market.ingest import Ingest, Ingested
-from levibot.market.sources import open_source
+from levibot.market.sources import Source, open_source
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
@@ -47,6 +47,7 @@ class MarketFeed:
             reset_s=1.0,
             transient=(StoreUnavailable, SourceUnavailable),
         )
+        self._source: Source | None = None
         self._newest_close: datetime | None = None
         self._problem = ""
         self._loop = asyncio.get_running_loop().create_task(self._run())
@@ -57,33 +58,38 @@ class MarketFeed:
         return {"newest_close": newest, "problem": self._problem}
 
     async def _run(self) -> None:
-        ingest: Ingest | None = None
         while True:
             try:
-                if ingest is None:
-                    ingest = await self._open()
-                await self._note(await self._guard.call(ingest.up_to, self._clock.now()))
-                self._problem = ""
-                await asyncio.sleep(self._poll_s())
+                await self._follow()
             except LeviBotError as exc:
                 self._problem = str(exc)
                 log.warning("the feed is waiting", reason=str(exc))
-                await asyncio.sleep(RETRY_S)
+            except Exception as exc:
+                self._problem = f"{type(exc).__name__}: {exc}"
+                log.error("the feed failed and begins again", exc_info=exc)
+            await asyncio.sleep(RETRY_S)
 
-    async def _open(self) -> Ingest:
-        source = await asyncio.to_thread(open_source, self._settings)
+    async def _follow(self) -> None:
+        """Store bar after bar until a problem comes up, which is raised."""
+        if self._source is None:
+            self._source = await asyncio.to_thread(open_source, self._settings)
         ticks = await open_ticks(self._settings)
-        return Ingest(source, ticks, self._settings.market_id, self._settings.symbols)
+        try:
+            ingest = Ingest(self._source, ticks, self._settings.market_id, self._settings.symbols)
+            while True:
+                self._note(await self._guard.call(ingest.up_to, self._clock.now()))
+                self._problem = ""
+                await asyncio.sleep(self._poll_s())
+        finally:
+            await ticks.close()
 
-    async def _note(self, step: Ingested) -> None:
+    def _note(self, step: Ingested) -> None:
         if step.newest_close is None or step.newest_close == self._newest_close:
             return
         self._newest_close = step.newest_close
         online_features.poke()
         payload = {"n_bars": step.n_new, "source": self._settings.source}
-        await self._events.append(
-            [Event(event_type="bars", symbol="", ts=step.newest_close, payload=payload)]
-        )
+        self._events.tell([Event(event_type="bars", symbol="", ts=step.newest_close, payload=payload)])
 
     def _poll_s(self) -> float:
         if self._settings.source == "exchange":

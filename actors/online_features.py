@@ -53,18 +53,39 @@ class OnlineFeatures:
         return {"event_time": newest, "problem": self._problem}
 
     async def _run(self) -> None:
-        materialiser: Materialiser | None = None
         while True:
             try:
-                if materialiser is None:
-                    materialiser = await self._open()
-                self._newest = await self._guard.call(materialiser.refresh, self._clock.now())
-                self._problem = ""
-                await self._wait()
+                await self._follow()
             except LeviBotError as exc:
                 self._problem = str(exc)
                 log.warning("features are waiting", reason=str(exc))
-                await asyncio.sleep(RETRY_S)
+            except Exception as exc:
+                self._problem = f"{type(exc).__name__}: {exc}"
+                log.error("features failed and begin again", exc_info=exc)
+            await asyncio.sleep(RETRY_S)
+
+    async def _follow(self) -> None:
+        """Refresh again and again until a problem comes up, which is raised."""
+        settings = self._settings
+        online = open_online(settings, CORE.version)
+        ticks = await open_ticks(settings)
+        try:
+            materialiser = Materialiser(
+                ticks,
+                online,
+                market_id=settings.market_id,
+                symbols=settings.symbols,
+                interval=settings.interval,
+                view=CORE,
+                rows=SignalParameters().window_bars,
+            )
+            while True:
+                self._newest = await self._guard.call(materialiser.refresh, self._clock.now())
+                self._problem = ""
+                await self._wait()
+        finally:
+            await ticks.close()
+            await online.close()
 
     async def _wait(self) -> None:
         # Three chances to renew a vector before it expires, and a turn a second in case a poke is lost.
@@ -75,18 +96,6 @@ class OnlineFeatures:
         except TimeoutError:
             return
         self._due.clear()
-
-    async def _open(self) -> Materialiser:
-        settings = self._settings
-        return Materialiser(
-            await open_ticks(settings),
-            open_online(settings, CORE.version),
-            market_id=settings.market_id,
-            symbols=settings.symbols,
-            interval=settings.interval,
-            view=CORE,
-            rows=SignalParameters().window_bars,
-        )
 
 
 def poke() -> None:

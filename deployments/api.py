@@ -23,7 +23,8 @@ from levibot.stores.connect import open_online
 from levibot.stores.online import Freshness, Signal
 from levibot.telemetry.logging import configure_logging
 
-ROUTER_TIMEOUT_S = 8.0
+# How long a caller may wait for better than the last answer: twice this, then the circuit is open.
+ROUTER_TIMEOUT_S = 2.5
 
 
 class Api:
@@ -40,8 +41,14 @@ class Api:
         self._online = open_online(settings, CORE.version)
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         self._last: dict[str, Signal] = {}
+        # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
-            "redis", timeout_s=settings.store_timeout_s, attempts=2, transient=(StoreUnavailable,)
+            "redis",
+            timeout_s=settings.store_timeout_s,
+            attempts=1,
+            failure_threshold=3,
+            reset_s=2.0,
+            transient=(StoreUnavailable,),
         )
         self._ask_router = Guard(
             "router",
@@ -59,8 +66,11 @@ class Api:
         """The newest usable signal. Raises UnknownSymbol, or NotReady when nothing may be used."""
         if symbol not in self._symbols:
             raise UnknownSymbol(f"{symbol} is not served.", hint=f"Served are: {', '.join(self._symbols)}.")
-        signal, served_from = await self._find(symbol)
-        return self._policy.answer(signal, self._clock.now(), served_from)
+        signal, served_from, problem = await self._find(symbol)
+        try:
+            return self._policy.answer(signal, self._clock.now(), served_from)
+        except NotReady as exc:
+            raise NotReady(exc.message, hint=problem or exc.hint) from exc
 
     async def readiness(self) -> Readiness:
         """Ready when at least one symbol has a fresh signal; every symbol without one is named."""
@@ -75,6 +85,10 @@ class Api:
                     reasons.append(f"{symbol} has no signal since {signal.as_of.isoformat()}.")
                 else:
                     versions.add(signal.model_version)
+            if not versions:
+                # The cache tells that something is wrong; the router tells what.
+                routed = await self._route(self._symbols[0])
+                reasons += [routed.problem] if routed.problem else []
         except StoreError as exc:
             reasons, versions = [str(exc)], set()
         return Readiness(
@@ -96,15 +110,18 @@ class Api:
         found = {s: r.age_s for s, r in readings.items() if r.freshness is not Freshness.MISSING}
         return ages | {s: age_s for s, age_s in found.items() if age_s is not None}
 
-    async def _find(self, symbol: str) -> tuple[Signal, str]:
-        """The newest signal there is, and where it was found. Raises NotReady when there is none at all."""
+    async def _find(self, symbol: str) -> tuple[Signal, str, str]:
+        """The newest signal there is, where it was found, and why there is none newer, where that is known.
+
+        Raises NotReady when there is none at all.
+        """
         try:
             cached = await self._redis.call(self._online.read_signal, symbol)
         except StoreError:
             cached = None
         if cached is not None and self._policy.is_fresh(cached, self._clock.now()):
             self._last[symbol] = cached
-            return cached, "cache"
+            return cached, "cache", ""
         routed = await self._route(symbol)
         candidates = (routed.signal, cached, self._last.get(symbol))
         found = max((s for s in candidates if s is not None), key=lambda s: s.as_of, default=None)
@@ -113,7 +130,8 @@ class Api:
                 routed.problem or f"{symbol} has no signal yet.", hint=routed.hint or "See /readyz."
             )
         self._last[symbol] = found
-        return found, routed.served_from if found is routed.signal else "memory"
+        served_from = routed.served_from if found is routed.signal else "memory"
+        return found, served_from, f"{routed.problem} {routed.hint}".strip()
 
     async def _route(self, symbol: str) -> Routed:
         try:

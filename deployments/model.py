@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from deployments.loopback import keep_to_loopback
+from levibot.errors import RegistryError
+from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel, Signals
 from levibot.market.bars import FloatArray
 from levibot.settings import Settings
@@ -12,6 +14,7 @@ from levibot.stores.connect import open_registry
 from levibot.telemetry.logging import configure_logging
 
 KEPT_VERSIONS = 2
+TRAIN = "ray job submit --working-dir . -- python -m tune.train"
 
 
 class ModelReplica:
@@ -22,6 +25,7 @@ class ModelReplica:
         settings = Settings.load()
         configure_logging(settings.log_level, "model")
         self._registry = open_registry(settings)
+        self._symbols = settings.symbols
         self._loaded: dict[str, SignalModel] = {}
 
     async def signals(self, version: str, window: FloatArray) -> Signals:
@@ -34,4 +38,12 @@ class ModelReplica:
 
     def _load(self, version: str) -> SignalModel:
         stored = self._registry.load(version)
-        return SignalModel.from_files(stored.metadata, stored.files)
+        model = SignalModel.from_files(stored.metadata, stored.files)
+        # The numbers would fit, and mean something else.
+        if (model.view_version, model.symbols) != (CORE.version, self._symbols):
+            raise RegistryError(
+                f"Version {version} reads view {model.view_version} of {', '.join(model.symbols)}; "
+                f"this run has view {CORE.version} of {', '.join(self._symbols)}.",
+                hint=f"Train one for it: {TRAIN}",
+            )
+        return model

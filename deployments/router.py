@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from actors import event_log
 from deployments.loopback import keep_to_loopback
-from levibot.errors import LeviBotError, NotReady
+from deployments.model import TRAIN
+from levibot.errors import LeviBotError, NotReady, RegistryError
 from levibot.features.views import CORE
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
@@ -28,7 +30,8 @@ from levibot.telemetry.logging import configure_logging
 
 POLL_S = 0.25
 MODEL_TIMEOUT_S = 5.0
-TRAIN = "ray job submit --working-dir . -- python -m tune.train"
+# A version that could not be used is looked at again after so long: its files may have been put back.
+REFUSED_S = 30.0
 log = structlog.get_logger()
 
 
@@ -53,9 +56,12 @@ class Router:
         settings = Settings.load()
         configure_logging(settings.log_level, "router")
         self._settings = settings
+        self._clock = settings.clock()
         self._model = model
         self._registry = open_registry(settings)
-        self._desk = SignalDesk(open_online(settings, CORE.version), settings.symbols)
+        self._desk = SignalDesk(
+            open_online(settings, CORE.version), settings.symbols, timeout_s=settings.store_timeout_s
+        )
         self._ask_model = Guard(
             "model",
             timeout_s=MODEL_TIMEOUT_S,
@@ -63,9 +69,9 @@ class Router:
             unavailable=NotReady,
         )
         self._computing: asyncio.Task[dict[str, Signal]] | None = None
-        self._done: tuple[object, str | None] = (None, None)
+        self._refused: dict[str, tuple[float, RegistryError]] = {}
+        self._told: dict[str, Signal] = {}
         self._events = event_log.Client("router")
-        self._telling: set[asyncio.Task[None]] = set()
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     async def signal(self, symbol: str) -> Routed:
@@ -93,12 +99,12 @@ class Router:
     async def _follow(self) -> None:
         while True:
             try:
-                seen = (await self._desk.newest_event(), await self.active_model())
-                if None not in seen and seen != self._done:
-                    await self._compute()
-                    self._done = seen
+                await self._compute()
             except LeviBotError as exc:
                 log.warning("signals are waiting", reason=str(exc))
+                await asyncio.sleep(POLL_S)
+            except Exception as exc:
+                log.error("the router failed and begins again", exc_info=exc)
                 await asyncio.sleep(POLL_S)
             await asyncio.sleep(POLL_S)
 
@@ -109,13 +115,33 @@ class Router:
         return await asyncio.shield(self._computing)
 
     async def _compute_once(self) -> dict[str, Signal]:
-        version = await self.active_model()
-        if version is None:
-            raise NotReady(
-                "No model is active.",
-                hint="Train one: ray job submit --working-dir . -- python -m tune.train",
-            )
+        while version := await self._usable_version():
+            try:
+                return await self._compute_with(version)
+            except RegistryError as exc:
+                self._refuse(version, exc)
+        if not self._refused:
+            raise NotReady("No model is active.", hint=f"Train one: {TRAIN}")
+        _, problem = next(reversed(self._refused.values()))
+        raise problem
 
+    async def _usable_version(self) -> str | None:
+        """The active version; where that cannot be used, the newest of those that were active before."""
+        since = time.monotonic() - REFUSED_S
+        self._refused = {v: refusal for v, refusal in self._refused.items() if refusal[0] > since}
+        active = await self.active_model()
+        if active not in self._refused:
+            return active
+        earlier = [entry["version"] for entry in await asyncio.to_thread(self._registry.history)]
+        return next((v for v in reversed(earlier) if v not in self._refused), None)
+
+    def _refuse(self, version: str, exc: RegistryError) -> None:
+        log.error("a model version cannot be used", version=version, reason=str(exc))
+        self._refused[version] = time.monotonic(), exc
+        payload = {"version": version, "reason": str(exc)}
+        self._events.tell([Event("model_refused", "", self._clock.now(), payload)])
+
+    async def _compute_with(self, version: str) -> dict[str, Signal]:
         async def predict(window: FloatArray) -> Signals:
             opinions: Signals = await self._ask_model.call(self._remote_signals, version, window)
             return opinions
@@ -127,10 +153,18 @@ class Router:
         return signals
 
     async def _remote_signals(self, version: str, window: FloatArray) -> Signals:
-        opinions: Signals = await self._model.signals.remote(version, window)
+        try:
+            opinions: Signals = await self._model.signals.remote(version, window)
+        except RayTaskError as exc:
+            # What the replica says of a version is an answer: asking again cures nothing.
+            if isinstance(exc.cause, LeviBotError):
+                raise exc.cause from None
+            raise
         return opinions
 
     def _tell(self, signals: Collection[Signal]) -> None:
+        new = [s for s in signals if self._told.get(s.symbol) != s]
+        self._told |= {s.symbol: s for s in new}
         events = [
             Event(
                 event_type="signal",
@@ -143,9 +177,7 @@ class Router:
                     "source": s.source,
                 },
             )
-            for s in signals
+            for s in new
         ]
-        # Nobody waits for the log: a signal must not be late because its record is.
-        task = asyncio.create_task(self._events.append(events))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        if events:
+            self._events.tell(events)

@@ -8,9 +8,10 @@ from datetime import datetime
 
 import numpy as np
 
-from levibot.errors import NotReady
+from levibot.errors import NotReady, StoreUnavailable
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
+from levibot.resilience.guard import Guard
 from levibot.stores.online import OnlineStore, Signal
 
 
@@ -22,34 +23,50 @@ class Served:
     source: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answered:
+    """The question that a model answered last, and its answer. windows: (R, S, F)."""
+
+    served: Served
+    newest: datetime
+    windows: FloatArray
+    signals: list[Signal]
+
+
 class SignalDesk:
     """Reads the newest windows, asks the model, writes the signals, and remembers the last ones."""
 
-    def __init__(self, online: OnlineStore, symbols: Sequence[str]) -> None:
+    def __init__(self, online: OnlineStore, symbols: Sequence[str], *, timeout_s: float = 2.0) -> None:
         self._online = online
         self._symbols = tuple(symbols)
         self._last: dict[str, Signal] = {}
+        self._answered: _Answered | None = None
+        # The fallback is the caller's: `last`. While Redis hangs, callers come to it without a time-out each.
+        self._redis = Guard(
+            "redis",
+            timeout_s=timeout_s,
+            attempts=1,
+            failure_threshold=2,
+            reset_s=1.0,
+            transient=(StoreUnavailable,),
+        )
 
     @property
     def last(self) -> dict[str, Signal]:
         """The newest signals this desk has computed."""
         return dict(self._last)
 
-    async def newest_event(self) -> datetime | None:
-        """The close of the newest bar that has features online, None without any."""
-        readings = await self._online.read(self._symbols)
-        return max((r.event_time for r in readings.values() if r.event_time), default=None)
-
     async def compute(
         self, predict: Callable[[FloatArray], Awaitable[Signals]], served: Served, ttl_s: float
     ) -> dict[str, Signal]:
-        """One signal for each symbol that has features at the newest bar.
+        """One signal for each symbol that has features at the newest bar, written to live for `ttl_s`.
 
         predict: takes the windows (R, S, F), NaN for a symbol without features there. Such a symbol, or one
         for which the model has no opinion, gets no signal: what is missing is not zero.
+        For the windows that it answered last the model is not asked again: its signals live on.
         Raises NotReady without any features online, StoreUnavailable when Redis does not answer.
         """
-        readings = await self._online.read(self._symbols)
+        readings = await self._redis.call(self._online.read, self._symbols)
         newest = max((r.event_time for r in readings.values() if r.event_time), default=None)
         windows = {
             s: r.window for s, r in readings.items() if r.event_time == newest and r.window is not None
@@ -59,8 +76,25 @@ class SignalDesk:
                 "No features are online for " + ", ".join(self._symbols) + ".",
                 hint="The feed may be starting, or the recorded market may have ended; see /readyz.",
             )
-        opinions = await predict(self._cross_section(windows))
-        signals = [
+        stacked = self._cross_section(windows)
+        signals = self._known(served, newest, stacked)
+        if signals is None:
+            opinions = await predict(stacked)
+            signals = self._signals(opinions, served, newest)
+            self._answered = _Answered(served, newest, stacked, signals)
+            self._last |= {s.symbol: s for s in signals}
+        await self._redis.call(self._online.write_signals, signals, ttl_s)
+        return {s.symbol: s for s in signals}
+
+    def _known(self, served: Served, newest: datetime, stacked: FloatArray) -> list[Signal] | None:
+        """What this model has said of the very same windows."""
+        known = self._answered
+        if known is None or (known.served, known.newest) != (served, newest):
+            return None
+        return known.signals if np.array_equal(known.windows, stacked, equal_nan=True) else None
+
+    def _signals(self, opinions: Signals, served: Served, newest: datetime) -> list[Signal]:
+        return [
             Signal(
                 symbol=symbol,
                 as_of=newest,
@@ -75,9 +109,6 @@ class SignalDesk:
             for column, symbol in enumerate(self._symbols)
             if np.isfinite(opinions.target_position[column]) and np.isfinite(opinions.probability_up[column])
         ]
-        self._last |= {s.symbol: s for s in signals}
-        await self._online.write_signals(signals, ttl_s)
-        return {s.symbol: s for s in signals}
 
     def _cross_section(self, windows: dict[str, FloatArray]) -> FloatArray:
         """(R, S, F) in the order of the symbols; NaN where a symbol has no features at the newest bar."""

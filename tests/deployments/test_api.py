@@ -196,7 +196,7 @@ async def test_ready_means_that_one_symbol_is_fresh_and_the_others_are_named(
 ) -> None:
     state = await api.readiness()
     assert (state.ready, state.model_version) == (False, None)
-    assert state.reasons == [f"{s} has no signal yet." for s in symbols]
+    assert state.reasons == [*(f"{s} has no signal yet." for s in symbols), "No model is active."]
     await writer.write_signals([signal(symbols[1], 3 * HOUR)], 60.0)
     state = await api.readiness()
     assert not state.ready

@@ -99,7 +99,6 @@ async def test_every_symbol_gets_the_opinion_on_its_own_features(
         assert (stored.as_of, stored.model_version, stored.source) == (NOON, "v0007", "simulated")
         assert stored.expected_return == pytest.approx(values[symbol] / 10.0)
     assert desk.last == signals
-    assert await desk.newest_event() == NOON
 
 
 @pytest.mark.parametrize("why", ["no features", "features of an older bar"])
@@ -155,7 +154,6 @@ async def test_without_any_features_it_is_not_ready(online: OnlineStore, symbols
     with pytest.raises(NotReady, match=f"No features are online for {symbols[0]}, "):
         await desk.compute(model, SERVED, TTL_S)
     assert model.asked == []
-    assert await desk.newest_event() is None
 
 
 async def test_the_last_signals_outlive_a_bar_without_features(
@@ -169,6 +167,26 @@ async def test_the_last_signals_outlive_a_bar_without_features(
     second = await desk.compute(Model(), SERVED, TTL_S)
     assert list(second) == [symbols[1]]
     assert desk.last == first | second
+
+
+async def test_the_model_is_asked_once_for_the_same_windows_and_its_signals_live_on(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    desk, model = SignalDesk(online, symbols), Model()
+    await online.write_features([window(symbols[0], 0.1)])
+    first = await desk.compute(model, SERVED, TTL_S)
+    await online._client.delete(f"{symbols[0]}:signal")
+    assert await desk.compute(model, SERVED, TTL_S) == first
+    assert await online.read_signal(symbols[0]) == first[symbols[0]]
+    assert len(model.asked) == 1
+    # Another model, a symbol that comes late, or corrected features of the same bar are another question.
+    await desk.compute(model, Served("v0008", "simulated"), TTL_S)
+    await online.write_features([window(symbols[1], 0.2)])
+    late = await desk.compute(model, Served("v0008", "simulated"), TTL_S)
+    await online.write_features([window(symbols[1], 0.3)])
+    corrected = await desk.compute(model, Served("v0008", "simulated"), TTL_S)
+    assert (late[symbols[1]].target_position, corrected[symbols[1]].target_position) == (0.2, 0.3)
+    assert len(model.asked) == 4
 
 
 async def test_what_the_model_fails_with_is_passed_on_and_nothing_is_written(
@@ -199,8 +217,6 @@ async def test_when_redis_is_gone_the_last_signals_are_still_there(
         servers.stop()
     with pytest.raises(StoreUnavailable):
         await desk.compute(Model(), SERVED, TTL_S)
-    with pytest.raises(StoreUnavailable):
-        await desk.newest_event()
     assert list(before) == list(symbols)
     assert desk.last == before
     await online.close()

@@ -1,0 +1,218 @@
+"""The router without Ray: real Redis, a registry on disk, and a model as a test wants it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deployments.router import Router
+from levibot.clock import ManualClock
+from levibot.errors import RegistryError
+from levibot.features.views import CORE
+from levibot.learning.signal import Signals
+from levibot.market.bars import FloatArray
+from levibot.settings import Settings
+from levibot.stores.events import Event
+from levibot.stores.online import FeatureWindow, OnlineStore
+from levibot.stores.registry import Registry
+
+pytestmark = pytest.mark.stores
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+MARKET_ID = "simulated:seed=7:edge=0.03:1h"
+
+
+class FakeModel:
+    """Stands in for the handle of the model's deployment: `await handle.signals.remote(version, window)`."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+        self.unforeseen: list[Exception] = []
+        self.asked: list[str] = []
+
+    @property
+    def signals(self) -> FakeModel:
+        return self
+
+    async def remote(self, version: str, window: FloatArray) -> Signals:
+        self.asked.append(version)
+        if self.unforeseen:
+            raise self.unforeseen.pop()
+        if version in self.broken:
+            raise RegistryError(f"model.txt of version {version} is not what was published.")
+        half = np.full(window.shape[1], 0.5)
+        return Signals(half, half, half)
+
+
+class FakeLog:
+    """Stands in for the client of the event log."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def tell(self, events: Sequence[Event]) -> None:
+        self.events += events
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A replica sets up the logs of its process; this process has its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def symbol() -> str:
+    """One that no other test writes."""
+    return f"S{secrets.token_hex(4).upper()}"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    registry = Registry(tmp_path / "models")
+    for _ in range(3):
+        registry.publish({}, {"model.txt": b"tree\n"})
+    registry.activate("v0001", "first")
+    return registry
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+async def online(redis_url: str, symbol: str) -> AsyncIterator[OnlineStore]:
+    store = OnlineStore.open(
+        redis_url,
+        MARKET_ID,
+        CORE.version,
+        clock=ManualClock(NOON),
+        interval=timedelta(hours=1),
+        fresh_bars=2.0,
+        ttl_s=60.0,
+        timeout_s=2.0,
+    )
+    await store.write_features([FeatureWindow(symbol, NOON, ("a",), np.ones((2, 1)))])
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def router(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    redis_url: str,
+    registry: Registry,
+    symbol: str,
+    model: FakeModel,
+    online: OnlineStore,
+) -> AsyncIterator[Router]:
+    """A replica whose market stands at noon: its replay is slower than any test."""
+    settings = Settings(
+        home=tmp_path,
+        redis_url=redis_url,
+        postgres_dsn="postgresql://not.used/x",
+        symbols=(symbol,),
+        replay_start=NOON,
+        replay_wall_start=datetime.now(UTC),
+        replay_speed=1e-12,
+    )
+    for name, text in settings.environment().items():
+        monkeypatch.setenv(name, text)
+    router = Router(model)  # type: ignore[arg-type]
+    router._events = FakeLog()  # type: ignore[assignment]
+    yield router
+    router._follower.cancel()
+    await asyncio.gather(router._follower, return_exceptions=True)
+    await router._desk._online.close()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(500):
+        if await condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it did not happen within 10 s")
+
+
+def told(router: Router, event_type: str) -> list[Event]:
+    assert isinstance(router._events, FakeLog)
+    return [event for event in router._events.events if event.event_type == event_type]
+
+
+async def test_a_signal_lives_on_while_no_newer_bar_comes(
+    router: Router, online: OnlineStore, symbol: str, model: FakeModel
+) -> None:
+    for _ in range(3):
+
+        async def is_there() -> bool:
+            return await online.read_signal(symbol) is not None
+
+        await until(is_there)
+        # As its time to live would, or a FLUSHALL.
+        await online._client.delete(f"{symbol}:signal")
+    assert model.asked == ["v0001"]
+    assert len(told(router, "signal")) == 1
+
+
+async def test_a_broken_active_version_is_said_and_the_last_good_one_answers(
+    router: Router, registry: Registry, symbol: str, model: FakeModel
+) -> None:
+    registry.activate("v0002", "second")
+    model.broken = {"v0003"}
+    registry.activate("v0003", "third")
+
+    async def is_answered_by_the_second() -> bool:
+        routed = await router.signal(symbol)
+        assert routed.signal is not None
+        return (routed.signal.model_version, routed.served_from) == ("v0002", "computed")
+
+    await until(is_answered_by_the_second)
+    (refused,) = told(router, "model_refused")
+    assert refused.payload == {
+        "version": "v0003",
+        "reason": "model.txt of version v0003 is not what was published.",
+    }
+
+
+async def test_with_no_good_version_the_reason_is_told(router: Router, symbol: str, model: FakeModel) -> None:
+    model.broken = {"v0001"}
+
+    async def has_tried_all() -> bool:
+        return bool(told(router, "model_refused"))
+
+    await until(has_tried_all)
+    routed = await router.signal(symbol)
+    assert routed.signal is None
+    assert routed.problem == "model.txt of version v0001 is not what was published."
+
+
+async def test_an_unforeseen_error_does_not_end_the_follower(
+    router: Router, online: OnlineStore, symbol: str, model: FakeModel
+) -> None:
+    model.unforeseen = [ZeroDivisionError("planted")]
+
+    async def is_there() -> bool:
+        return await online.read_signal(symbol) is not None
+
+    await until(is_there)
+    assert model.unforeseen == []
+    router.check_health()
+
+
+async def test_a_follower_that_ended_makes_the_replica_ill(router: Router) -> None:
+    router._follower.cancel()
+    await asyncio.gather(router._follower, return_exceptions=True)
+    with pytest.raises(RuntimeError, match="no longer follows"):
+        router.check_health()
