@@ -40,7 +40,8 @@ async def read_panel(settings: Settings, until: datetime) -> Panel:
     return Panel.align(bars)
 
 
-@ray.remote(num_cpus=1, max_retries=2)
+# Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
+@ray.remote(num_cpus=0.5, max_retries=2)
 def fit(panel: Panel, train_start: datetime, train_end: datetime, seed: int, level: str) -> SignalModel:
     """Train on a worker of the cluster, where the panel is read from shared memory."""
     configure_logging(level, "train")

@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from levibot.errors import ProcessError, SettingsError, StoreUnavailable
 from levibot.features.views import CORE
+from levibot.launch.fitting_model import Wanted, activate_fitting_model
 from levibot.launch.ray_head import RayHead, check_port, last_line, repository
 from levibot.launch.replay_position import read_position, write_position
 from levibot.launch.run_record import (
@@ -78,7 +79,10 @@ class Run:
             head.wait()
         # The application comes up while the model is trained: its router waits for an active model.
         deploy = self._spawn("deploy.log", [sys.executable, "-m", "deployments.start"])
-        if not self._activate_fitting_model():
+        wanted = Wanted(
+            self._settings.market_id, CORE.version, self._settings.symbols, begins_at=replay_start
+        )
+        if not activate_fitting_model(open_registry(self._settings), wanted):
             with self._steps.step("Training a model") as at:
                 submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
                 job = [*submit, "--", "python", "-m", "tune.train", "--until", replay_start.isoformat()]
@@ -102,12 +106,16 @@ class Run:
 
     def stop(self) -> None:
         """End everything that this run started, the cluster before the stores that it writes to."""
-        if self._head is not None:
-            with self._steps.step("Stopping the Ray cluster"):
-                self._head.stop()
-            forget_record(self._settings.home)
-        with self._steps.step("Stopping the stores"):
-            self._servers.stop()
+        with ExitStack() as ending:
+            # Called in reverse, whatever happens: to say so may fail, where the terminal is gone.
+            ending.callback(self._servers.stop)
+            if self._head is not None:
+                ending.callback(forget_record, self._settings.home)
+                ending.callback(self._head.stop)
+                with self._steps.step("Stopping the Ray cluster"):
+                    self._head.stop()
+            with self._steps.step("Stopping the stores"):
+                self._servers.stop()
 
     def _note_position(self) -> None:
         if self._settings.source != "exchange":
@@ -172,6 +180,10 @@ class Run:
             )
         # A second run goes on where the first one stopped.
         reached = read_position(self._settings.home, self._settings.market_id)
+        if reached and last is not None and reached >= last:
+            text = f"The recorded market was played to its end; it begins again at {start.isoformat()}."
+            self._steps.say(text, {"replay_begins_again": start.isoformat()})
+            reached = None
         begin = max(start, reached) if reached else start
         update = {"replay_start": begin, "replay_wall_start": now}
         return begin, self._settings.model_copy(update=update)
@@ -209,22 +221,6 @@ class Run:
     @property
     def dashboard_url(self) -> str:
         return self._head.dashboard_url if self._head else ""
-
-    def _activate_fitting_model(self) -> bool:
-        """Whether the live model is of this market and these features, if need be after a switch to one."""
-        registry = open_registry(self._settings)
-        wanted = (self._settings.market_id, CORE.version)
-        fitting = [
-            info.version
-            for info in registry.versions()
-            if (info.metadata.get("market_id"), info.metadata.get("view_version")) == wanted
-        ]
-        active = registry.active()
-        if not fitting:
-            return False
-        if active not in fitting:
-            registry.activate(fitting[-1], "the newest version of this market")
-        return True
 
     def _spawn(self, log_name: str, command: list[str]) -> subprocess.Popen[bytes]:
         assert self._head is not None

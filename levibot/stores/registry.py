@@ -111,7 +111,10 @@ class Registry:
         """Make a version the one that serves, after checking its files. Raises RegistryError."""
         self.load(version)
         pointer = {"version": version, "reason": reason, "at": datetime.now(UTC).isoformat()}
-        replaced = self.active()
+        try:
+            replaced = self.active()
+        except RegistryError:
+            replaced = None  # a broken pointer is what an activation repairs
         draft = self._draft_pointer(json.dumps(pointer).encode())
         draft.replace(self.root / ACTIVE)
         line = json.dumps(pointer | {"replaced": replaced}) + "\n"
