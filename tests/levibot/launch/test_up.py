@@ -25,10 +25,10 @@ class Quiet:
     def __init__(self) -> None:
         self.said: list[Mapping[str, Any]] = []
 
-    def step(self, title: str) -> AbstractContextManager[Callable[[str], None]]:  # noqa: ARG002
+    def step(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
         return nullcontext(lambda _: None)
 
-    def say(self, text: str, fields: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def say(self, text: str, fields: Mapping[str, Any]) -> None:
         self.said.append(fields)
 
 
@@ -38,7 +38,7 @@ class NobodyListens:
     def step(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
         raise BrokenPipeError(title)
 
-    def say(self, text: str, fields: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def say(self, text: str, fields: Mapping[str, Any]) -> None:
         raise BrokenPipeError(text)
 
 
