@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from levibot.market.bars import Bars, to_datetime
 from levibot.market.sources import Source
 from levibot.stores.ticks import TickStore
 
@@ -23,7 +24,8 @@ class Ingested:
 class Ingest:
     """Brings the tick store up to an instant: reads what it lacks from the source, symbol by symbol.
 
-    Nothing is remembered that the store does not know, so a killed pass goes on where it stopped.
+    What the store holds decides what is read, so a killed pass goes on where it stopped. Remembered is only
+    how far back each symbol was completed: a listing later than that is not looked for again at every bar.
     """
 
     def __init__(self, source: Source, ticks: TickStore, market_id: str, symbols: Sequence[str]) -> None:
@@ -31,6 +33,7 @@ class Ingest:
         self._ticks = ticks
         self._market_id = market_id
         self._symbols = tuple(symbols)
+        self._complete_since: dict[str, datetime] = {}
 
     async def up_to(
         self,
@@ -40,6 +43,7 @@ class Ingest:
     ) -> Ingested:
         """Store every bar that is finished at `as_of` and opens at `start` or later (default: all).
 
+        Also those that open before the oldest stored one, where `start` has moved back since.
         progress: called with each symbol and its number of bars.
         Raises DataError, SourceUnavailable or StoreUnavailable; what was stored before stays.
         """
@@ -49,19 +53,36 @@ class Ingest:
         # A bar that opens later than this is not finished yet.
         end = as_of - interval if last is None else min(as_of, last) - interval
         stored = await self._ticks.last_ts(self._market_id, self._symbols, interval)
-        bars = []
+        unsure = [s for s in stored if first < self._complete_since.get(s, as_of)]
+        oldest = await self._begin_after(first, unsure)
+        bars: list[Bars] = []
         for symbol in self._symbols:
+            read = []
+            if symbol in oldest:
+                # To the oldest bar and not only to the clock: a hole between them would never be filled.
+                read.append(await asyncio.to_thread(self._source.bars, symbol, first, oldest[symbol]))
             since = stored[symbol] + interval if symbol in stored else first
             if since <= end:
-                read = await asyncio.to_thread(self._source.bars, symbol, since, end + interval)
-                read = read.closed_by(as_of)
-                bars.append(read)
-                if progress:
-                    progress(symbol, len(read))
+                new = await asyncio.to_thread(self._source.bars, symbol, since, end + interval)
+                read.append(new.closed_by(as_of))
+            bars += read
+            if read and progress:
+                progress(symbol, sum(len(b) for b in read))
         n_new = await self._ticks.write_many(self._market_id, [b for b in bars if len(b)]) if bars else 0
+        self._complete_since |= dict.fromkeys(unsure, first)
         # The store may hold later bars of a recorded market than the clock has reached.
         finished = await self._ticks.last_ts(
             self._market_id, self._symbols, interval, as_of - interval + timedelta(microseconds=1)
         )
         newest_close = max(finished.values()) + interval if finished else None
         return Ingested(sum(len(b) for b in bars), n_new, newest_close)
+
+    async def _begin_after(self, first: datetime, symbols: Sequence[str]) -> dict[str, datetime]:
+        """The oldest stored bar of each symbol whose bars begin later than `first`."""
+        if not symbols:
+            return {}
+        interval = self._source.interval
+        reaching = await self._ticks.last_ts(self._market_id, symbols, interval, first + interval)
+        late = [symbol for symbol in symbols if symbol not in reaching]
+        stored = {s: await self._ticks.read_bars(self._market_id, s, interval) for s in late}
+        return {symbol: to_datetime(bars.ts[0]) for symbol, bars in stored.items()}

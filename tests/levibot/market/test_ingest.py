@@ -138,7 +138,36 @@ async def test_start_leaves_out_what_opens_earlier(tick_store: TickStore) -> Non
     start = MARKET_START + 20 * HOUR + timedelta(minutes=20)
     assert (await ingest(source, tick_store).up_to(as_of, start)).n_new == 3 * 29
     assert_equal(await stored(tick_store, "BTCUSDT"), source.bars("BTCUSDT", start, as_of))
-    assert (await ingest(source, tick_store).up_to(as_of, MARKET_START - HOUR)).n_new == 0
+    assert (await ingest(source, tick_store).up_to(as_of, start)).n_new == 0
+
+
+async def test_history_before_the_oldest_bar_is_filled_in_when_the_start_moves_back(
+    tick_store: TickStore,
+) -> None:
+    listing = MARKET_START + 20 * HOUR
+    source, as_of = Exchange(listed={"SOLUSDT": listing}), MARKET_START + 50 * HOUR
+    await ingest(source, tick_store).up_to(as_of, MARKET_START + 30 * HOUR)
+    seen: list[tuple[str, int]] = []
+    work = ingest(source, tick_store)
+    done = await work.up_to(as_of, MARKET_START + 10 * HOUR, lambda *step: seen.append(step))
+    assert done == Ingested(n_bars=50, n_new=50, newest_close=as_of)
+    assert seen == [("BTCUSDT", 20), ("ETHUSDT", 20), ("SOLUSDT", 10)]
+    assert (await work.up_to(as_of)).n_new == 20
+    await assert_whole(tick_store, source, as_of)
+    # There is nothing before a listing, and it is looked for once.
+    source.asked.clear()
+    assert await work.up_to(as_of) == Ingested(0, 0, as_of)
+    assert source.asked == []
+    assert (await ingest(source, tick_store).up_to(as_of)).n_new == 0
+    assert source.asked == [("SOLUSDT", MARKET_START, listing)]
+
+
+async def test_history_is_filled_in_without_a_hole_when_the_clock_is_behind_it(tick_store: TickStore) -> None:
+    source, late = Exchange(), MARKET_START + 50 * HOUR
+    await ingest(source, tick_store).up_to(late, MARKET_START + 30 * HOUR)
+    early = MARKET_START + 10 * HOUR
+    assert (await ingest(source, tick_store).up_to(early)).newest_close == early
+    await assert_whole(tick_store, source, late)
 
 
 async def test_a_source_that_fails_leaves_what_was_stored_and_the_next_pass_goes_on(
