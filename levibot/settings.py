@@ -130,7 +130,7 @@ class Settings(BaseSettings):
             return f"parquet:{self.market}:{self.bar_interval}"
         if self.source == "exchange":
             return f"exchange:{self.exchange}:{self.bar_interval}"
-        return f"simulated:seed={self.seed}:edge={self.edge:g}:{self.bar_interval}"
+        return f"simulated:seed={self.seed}:edge={self.edge!r}:{self.bar_interval}"
 
     def clock(self) -> Clock:
         """The market's clock: a replay's for recorded and simulated markets, the system's for a live one."""

@@ -37,7 +37,7 @@ def test_a_second_pass_brings_nothing_new_and_a_longer_one_only_the_rest(
     first = levibot("ingest", *MARKET, "--until", "2020-01-03", "--json")
     assert (first.code, first.err) == (0, "")
     assert first.json() == {
-        "market": "simulated:seed=3:edge=0:1h",
+        "market": "simulated:seed=3:edge=0.0:1h",
         "read": {"BTCUSDT": 48, "ETHUSDT": 48},
         "new": 96,
         "newest_close": "2020-01-03T00:00:00+00:00",
@@ -47,7 +47,7 @@ def test_a_second_pass_brings_nothing_new_and_a_longer_one_only_the_rest(
     # Half an hour past a close: the bar that is under way is not stored.
     later = levibot("ingest", *MARKET, "--until", "2020-01-03T01:30:00")
     assert (later.code, later.err) == (0, "")
-    assert later.out == "2 new bars of simulated:seed=3:edge=0:1h, up to 2020-01-03T01:00:00+00:00.\n"
+    assert later.out == "2 new bars of simulated:seed=3:edge=0.0:1h, up to 2020-01-03T01:00:00+00:00.\n"
 
     # The same stores, another market, with one row that cannot be.
     folder = write_market(tmp_path / "market [b]", 24, high=50.0)

@@ -138,6 +138,12 @@ def test_another_market_has_another_name(change: dict[str, Any]) -> None:
     assert Settings.load(**change).market_id not in ids
 
 
+def test_edges_that_differ_in_any_digit_are_other_markets() -> None:
+    edges = (0.0, 0.03, 0.03 + 1e-9, 0.1 / 3, 0.0333333)
+    assert len({Settings.load(edge=edge).market_id for edge in edges}) == len(edges)
+    assert Settings.load(edge=0.03).market_id == "simulated:seed=7:edge=0.03:1h"
+
+
 def test_a_live_market_has_the_machines_clock_and_a_replay_its_own() -> None:
     assert isinstance(Settings.load(source="exchange").clock(), SystemClock)
     replay = Settings.load(
