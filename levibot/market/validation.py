@@ -135,8 +135,8 @@ class _Rows:
     ) -> None:
         if is_fault.any():
             row = int(np.argmax(is_fault))
-            against = "" if limit is None else f" {limit[row]:g}"
-            raise DataError(f"{self._at(row)}: {name} {values[row]:g} {fault}{against}.", hint=_FIX_ROW)
+            against = "" if limit is None else f" {limit[row]:.12g}"
+            raise DataError(f"{self._at(row)}: {name} {values[row]:.12g} {fault}{against}.", hint=_FIX_ROW)
 
     def _at(self, row: int) -> str:
         return f"{self.symbol} in {self.where}: row {row} ({_text(self.ts[row])})"

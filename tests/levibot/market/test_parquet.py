@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from levibot.errors import DataError, SourceUnavailable, UnknownSymbol, UsageError
-from levibot.market.bars import Panel, to_datetime64
+from levibot.market.bars import FIELDS, Panel, to_datetime64
 from levibot.market.parquet import ParquetSource
 
 HOUR = timedelta(hours=1)
@@ -47,6 +47,36 @@ def test_both_layouts_and_every_unit_of_time_are_read(tmp_path: Path, subfolder:
     assert market.extent() == (START, START + 24 * HOUR)
     bars = market.bars("BTCUSDT", START + 2 * HOUR, START + 4 * HOUR)
     assert bars.close.tolist() == [102.0, 103.0]
+
+
+WAYS = {
+    "another zone": table().set_column(0, "ts", table()["ts"].cast(pa.timestamp("ms", "Europe/Berlin"))),
+    "no zone": table().set_column(0, "ts", table()["ts"].cast(pa.timestamp("ms"))),
+    "small floats": table().cast(
+        pa.schema([("ts", pa.timestamp("ms", "UTC")), *((name, pa.float32()) for name in FIELDS)])
+    ),
+    "more columns in another order": table()
+    .append_column("trades", pa.array(np.arange(24)))
+    .select(["trades", "volume", "low", "ts", "close", "high", "open"]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_bars_written_another_way_are_the_same_bars(tmp_path: Path, way: str) -> None:
+    pq.write_table(table(), tmp_path / "BTCUSDT.parquet")
+    pq.write_table(WAYS[way], tmp_path / "ETHUSDT.parquet", row_group_size=5)
+    market = source(tmp_path, "BTCUSDT", "ETHUSDT")
+    plain, other = (market.bars(symbol, START, START + 24 * HOUR) for symbol in market.symbols)
+    for name in ("ts", *FIELDS):
+        np.testing.assert_array_equal(getattr(other, name), getattr(plain, name))
+
+
+def test_numbers_in_place_of_instants_are_refused(tmp_path: Path) -> None:
+    # Seconds, milliseconds or microseconds: the file does not say.
+    numbers = table().set_column(0, "ts", table()["ts"].cast(pa.int64()))
+    pq.write_table(numbers, tmp_path / "BTCUSDT.parquet")
+    with pytest.raises(DataError, match=r"ts is int64 .* not a column of instants.* Store ts as a timestamp"):
+        source(tmp_path).extent()
 
 
 def test_the_extent_spans_all_symbols(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_any_other_order_of_the_rows_is_refused(rows: Columns, data: st.DataObje
         ("high", 103.7, "row 4 (2024-01-01T04:00:00Z): high 103.7 is below its close 104."),
         ("low", 103.7, "row 4 (2024-01-01T04:00:00Z): low 103.7 is above its open 103.5."),
         ("open", 99.0, "row 4 (2024-01-01T04:00:00Z): low 103 is above its open 99."),
+        ("high", 103.9999999, "row 4 (2024-01-01T04:00:00Z): high 103.9999999 is below its close 104."),
         ("close", 0.0, "row 4 (2024-01-01T04:00:00Z): close 0 is not a price above 0."),
         ("volume", -2.0, "row 4 (2024-01-01T04:00:00Z): volume -2 is below 0."),
         ("volume", np.nan, "row 4 (2024-01-01T04:00:00Z): volume nan is not a finite number."),
