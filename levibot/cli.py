@@ -235,10 +235,11 @@ def backtest(
 ) -> None:
     """Walk a strategy forward over a test period that it never sees early, net of costs."""
     from levibot.launch.steps import ConsoleSteps
+    from levibot.learning.walk_forward import end_of_day
     from levibot.market.sources import open_source
     from levibot.trading import report_file
     from levibot.trading.costs import Costs
-    from levibot.trading.report import end_of_day, run_backtest
+    from levibot.trading.report import run_backtest
 
     settings = _settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)
     to_stdout = json_file is not None and str(json_file) == "-"
@@ -267,6 +268,11 @@ def backtest(
 
 def _settings(**options: Any) -> Settings:
     settings = Settings.load(**{name: value for name, value in options.items() if value is not None})
+    if options.get("market") is not None and "source" not in settings.model_fields_set:
+        raise UsageError(
+            f"--path names the recorded market {settings.market}, but the source is {settings.source}.",
+            hint="Say which one is meant: --source parquet or --source simulated.",
+        )
     # The command's own words are its output; the logs are those of the processes it starts.
     configure_logging("ERROR", "cli")
     return settings

@@ -7,7 +7,7 @@ what their label reaches, not by when they were decided (López de Prado 2018, c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from typing import Literal
 
@@ -41,6 +41,11 @@ class Split:
     def fit_at(self) -> datetime:
         return self.test_start
 
+    @property
+    def last_day(self) -> datetime:
+        """The end as a person names it, see `last_day_before`."""
+        return last_day_before(self.test_end)
+
 
 def walk_forward(
     train_start: datetime,
@@ -59,7 +64,7 @@ def walk_forward(
     if not train_start < test_start < test_end:
         raise DataError(
             f"Training starts {train_start:%Y-%m-%d}, the test runs {test_start:%Y-%m-%d} to "
-            f"{test_end:%Y-%m-%d}: they must come in this order."
+            f"{last_day_before(test_end):%Y-%m-%d}: they must come in this order."
         )
     if refit not in _MONTHS:
         raise DataError(f"refit is {refit!r}: it must be one of {', '.join(_MONTHS)}.")
@@ -107,6 +112,19 @@ def purged_folds(
         teach = usable & ~judge & ((available_at + gap <= first) | (ts >= last + gap))
         folds.append((teach, judge))
     return tuple(folds)
+
+
+def end_of_day(day: datetime) -> datetime:
+    """The instant at which a day given as its midnight is over; another instant is returned as it is."""
+    return day + timedelta(days=1) if day.timetz() == time(tzinfo=UTC) else day
+
+
+def last_day_before(end: datetime) -> datetime:
+    """The day that is over at `end`, as its midnight; `end` itself where that is no midnight.
+
+    What `end_of_day` turns into `end`: the day that was asked for, not the one after it.
+    """
+    return end - timedelta(days=1) if end.timetz() == time(tzinfo=UTC) else end
 
 
 def _months_later(instant: datetime, months: int) -> datetime:

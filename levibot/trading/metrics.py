@@ -62,10 +62,11 @@ def sharpe_interval(
     """95 % percentile interval of `sharpe` under the stationary bootstrap (Politis & Romano 1994).
 
     Blocks of geometric length with mean `block_days`, wrapped around the end, keep the days' dependence.
-    NaN on both sides where the Sharpe ratio itself is not defined.
+    NaN on both sides where the Sharpe ratio itself is not defined, and with no more days than a block has:
+    resamples would be the same days turned around, and the interval too narrow.
     """
     n = len(returns)
-    if np.isnan(sharpe(returns)):
+    if n <= block_days or np.isnan(sharpe(returns)):
         return Interval(float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     starts = rng.integers(0, n, size=(resamples, n))
@@ -89,10 +90,15 @@ def max_drawdown(equity: FloatArray, start_equity: float) -> float:
 
 
 def annual_return(final_equity: float, start_equity: float, n_days: float) -> float:
-    """Compound growth a year of 365 days, over `n_days`; -1 for a lost account."""
+    """Compound growth a year of 365 days, over `n_days`; -1 for a lost account.
+
+    Infinite where a year of such days leaves the floats: a few days that multiplied the account.
+    """
     growth = final_equity / start_equity
-    years = n_days / DAYS_PER_YEAR
-    return -1.0 if growth <= 0.0 else float(growth ** (1.0 / years) - 1.0)
+    if growth <= 0.0:
+        return -1.0
+    with np.errstate(over="ignore"):
+        return float(np.expm1(np.log(growth) * (DAYS_PER_YEAR / n_days)))
 
 
 def turnover_per_day(turnover: FloatArray, n_days: int) -> float:

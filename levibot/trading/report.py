@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from levibot import __version__
 from levibot.errors import DataError
-from levibot.features.engine import compute
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalParameters
+from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import (
     SIGNAL,
     TRAINING,
@@ -23,10 +23,9 @@ from levibot.learning.training import (
     TrainingParameters,
     hash_panel,
     needed_bars,
-    train,
 )
-from levibot.learning.walk_forward import Refit, Split, walk_forward
-from levibot.market.bars import FloatArray, Panel, to_datetime64
+from levibot.learning.walk_forward import BoolArray, Refit, Split, last_day_before, walk_forward
+from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
 from levibot.trading.backtest import BacktestResult, decided_at_close, simulate
 from levibot.trading.costs import NO_COSTS, Costs
 from levibot.trading.metrics import (
@@ -98,7 +97,7 @@ class Report:
             "period": {
                 "train_start": self.splits[0].train_start.isoformat(),
                 "test_start": self.splits[0].test_start.isoformat(),
-                "test_end": self.splits[-1].test_end.isoformat(),
+                "test_end": self.splits[-1].last_day.isoformat(),
                 "days": len(self.ensemble.daily_returns),
                 "fits": [split.fit_at.isoformat() for split in self.splits],
             },
@@ -124,48 +123,32 @@ def run_backtest(
 ) -> Report:
     """Train on the past, trade the next stretch, move on; then the account over the whole test period.
 
-    train_start, test_start, test_end: aware; the test runs over [test_start, test_end). See `end_of_day` for
-        an end that is given as a date. Features may warm up on bars before train_start.
+    train_start, test_start, test_end: aware; the test runs over [test_start, test_end), or to the end of the
+        last bar where the market ends earlier. See `end_of_day` for an end that is given as a date. Features
+        may warm up on bars before train_start.
     Each stretch is traded by a model made at its beginning, from labels known by then. Decisions are taken at
     closes and filled at the next open, the first of them at the open of test_start.
     Raises DataError when the history is too short, and what the source raises.
     """
-    splits = walk_forward(train_start, test_start, test_end, refit=refit)
+    walk_forward(train_start, test_start, test_end, refit=refit)  # Refuses a wrong order before any work.
     panel = _load(source, symbols, view, train_start, test_end)
     first, last = (int(np.searchsorted(panel.ts, to_datetime64(at))) for at in (test_start, test_end))
     if first == last:
-        raise DataError(f"There are no bars from {test_start:%Y-%m-%d} to {test_end:%Y-%m-%d}.")
+        raise DataError(
+            f"There are no bars from {test_start:%Y-%m-%d} to {last_day_before(test_end):%Y-%m-%d}."
+        )
     needed = needed_bars(len(symbols), signal, training)
     if first < needed:
         raise DataError(
             f"A backtest from {test_start:%Y-%m-%d} needs at least {needed} bars before that; "
             f"there are {first}."
         )
-
-    features = compute(view, panel)
-    targets = np.full(panel.open.shape, np.nan)
-    for number, split in enumerate(splits, start=1):
-        # The rows whose closes fall into the stretch: each is filled at the next row's open.
-        begin, end = (
-            int(np.searchsorted(panel.closes_at, to_datetime64(at)))
-            for at in (split.test_start, split.test_end)
-        )
-        if begin < end:
-            model = train(
-                panel,
-                view=view,
-                seed=seed,
-                train_start=split.train_start,
-                train_end=split.fit_at,
-                features=features,
-                signal=signal,
-                training=training,
-            )
-            lead = max(0, begin - model.window_bars + 1)
-            targets[begin:end] = model.evaluate(features[lead:end]).target_position[begin - lead :]
-        if progress is not None:
-            progress(number, len(splits), f"traded {split.test_start:%Y-%m-%d} to {split.test_end:%Y-%m-%d}")
-
+    # The report names the period that the market has, not a longer one that was asked for.
+    opens_at, ends_at = to_datetime(panel.ts[0]), to_datetime(panel.closes_at[-1])
+    splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
+    targets = walk_forward_targets(
+        panel, splits, view=view, seed=seed, signal=signal, training=training, progress=progress
+    )
     test = panel.rows(slice(first, last))
     ordered = decided_at_close(targets)[first:last]
     band = signal.no_trade_band
@@ -197,11 +180,6 @@ def run_backtest(
     )
 
 
-def end_of_day(day: datetime) -> datetime:
-    """The instant at which a day given as its midnight is over; another instant is returned as it is."""
-    return day + timedelta(days=1) if day.timetz() == time(tzinfo=UTC) else day
-
-
 def bought_once(panel: Panel) -> FloatArray:
     """(T, S) orders for one account a symbol: all of it is bought on the symbol's first bar and held."""
     orders = np.full(panel.open.shape, np.nan)
@@ -225,11 +203,18 @@ def _load(
     source: Source, symbols: tuple[str, ...], view: FeatureView, train_start: datetime, test_end: datetime
 ) -> Panel:
     market_start, _ = source.extent()
+    if test_end <= market_start:
+        raise DataError(
+            f"The market begins on {market_start:%Y-%m-%d}, after the test, which is to end on "
+            f"{last_day_before(test_end):%Y-%m-%d}."
+        )
     start = max(market_start, train_start - view.warmup_bars * source.interval)
     bars = {symbol: source.bars(symbol, start, test_end) for symbol in symbols}
     empty = [symbol for symbol, of_symbol in bars.items() if len(of_symbol) == 0]
     if empty:
-        raise DataError(f"{empty[0]} has no bars from {start:%Y-%m-%d} to {test_end:%Y-%m-%d}.")
+        raise DataError(
+            f"{empty[0]} has no bars from {start:%Y-%m-%d} to {last_day_before(test_end):%Y-%m-%d}."
+        )
     return Panel.align(bars)
 
 
@@ -262,14 +247,25 @@ def _holding(test: Panel, costs: Costs, seed: int) -> Performance:
     }
     days = (test.ts.astype("datetime64[D]") - test.ts[0].astype("datetime64[D]")).astype(np.int64)
     bought_on = days[np.isfinite(orders[:, columns]).argmax(axis=0)]
-    means = {}
-    for paid, of_symbols in accounts.items():
-        returns = np.column_stack([_returns(test, account) for account in of_symbols])
-        held = np.arange(len(returns))[:, None] >= bought_on
-        means[paid] = np.where(held, returns, 0.0).sum(axis=1) / np.maximum(held.sum(axis=1), 1)
+    returns = {
+        paid: np.column_stack([_returns(test, account) for account in of_symbols])
+        for paid, of_symbols in accounts.items()
+    }
+    held = np.arange(days[-1] + 1)[:, None] >= bought_on
+    net, gross = (_mean_of_held(returns[paid], held) for paid in (costs, NO_COSTS))
+    # Within a day, from its beginning: what a drawdown is measured on, as for the other accounts.
+    begun = np.vstack([np.ones(len(columns)), np.cumprod(1.0 + returns[costs], axis=0)[:-1]])[days]
+    equity = np.column_stack([account.equity / account.start_equity for account in accounts[costs]])
+    levels = np.concatenate(([1.0], np.cumprod(1.0 + net)[:-1]))[days]
+    levels *= 1.0 + _mean_of_held(equity / begun - 1.0, held[days])
     turnover = np.mean([account.turnover for account in accounts[costs]], axis=0)
-    levels = np.cumprod(1.0 + means[costs])
-    return _rated(test, means[costs], means[NO_COSTS], levels, turnover, seed)
+    return _rated(test, net, gross, levels, turnover, seed)
+
+
+def _mean_of_held(returns: FloatArray, held: BoolArray) -> FloatArray:
+    """Mean of each row over the symbols that are held in it, 0 without any."""
+    mean: FloatArray = np.where(held, returns, 0.0).sum(axis=1) / np.maximum(held.sum(axis=1), 1)
+    return mean
 
 
 def _rated(

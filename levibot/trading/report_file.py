@@ -42,7 +42,8 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
     """The figures of a report's JSON, a row a strategy."""
     period = record["period"]
     rows = Table(
-        title=f"{period['test_start'][:10]} to {period['test_end'][:10]}, net of costs",
+        title=f"{record['run']['source']} market, {period['test_start'][:10]} to {period['test_end'][:10]}, "
+        f"net of {record['costs']['total_bps']:g} bps a side",
         width=None if is_terminal else PIPE_WIDTH,
     )
     for column in ("", "Sharpe", "95 %", "gross", "drawdown", "turnover/day", "annual"):
@@ -55,12 +56,16 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
             _number(row["sharpe_net"]),
             f"{_number(low)} … {_number(high)}",
             _number(row["sharpe_gross"]),
-            f"{row['max_drawdown']:.1%}",
+            _share(row["max_drawdown"]),
             f"{row['turnover_per_day']:.3f}",
-            f"{row['annual_return']:.1%}",
+            _share(row["annual_return"]),
         )
     return rows
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

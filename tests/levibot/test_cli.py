@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from levibot import __version__
 from levibot.errors import UsageError
+from levibot.trading import report_file
 from levibot.trading.report_file import write_report
 from tests.levibot.conftest import Command
 
@@ -58,16 +60,20 @@ def test_the_version_is_that_of_the_package(levibot: Command) -> None:
         (("ingest", "--source", "moon"), "LEVIBOT_SOURCE is 'moon'"),
         (("ingest", "--source", "parquet"), "needs the market's folder: set LEVIBOT_MARKET (or --path)."),
         (("ingest", "--source", "parquet", "--path", "/nowhere"), "There is no market folder /nowhere."),
+        (("backtest", *PERIOD, "--path", "/nowhere"), "--path names the recorded market /nowhere, but"),
         (("ingest", "--symbols", ""), "LEVIBOT_SYMBOLS is ()"),
         (("ingest", "--symbols", "BTC-USDT"), "'BTC-USDT' is no symbol"),
-        (("ingest", "--symbols", "BTCUSDT,btcusdt"), "a symbol is named twice"),
+        (("ingest", "--symbols", "BTCUSDT,btcusdt"), "BTCUSDT is named twice"),
         (("ingest", "--edge", "0.2"), "LEVIBOT_EDGE is 0.2"),
         (("ingest", "--edge", "nan"), "LEVIBOT_EDGE is nan"),
         (("up", "--replay-speed", "0"), "LEVIBOT_REPLAY_SPEED is 0.0"),
         (("backtest", *PERIOD, "--cost-bps", "-1"), "Invalid value for '--cost-bps'"),
         (("backtest", *PERIOD, "--cost-bps", "nan"), "Invalid value for '--cost-bps'"),
         (("backtest", *dates("2020-06-01", "2020-05-01", "2020-07-01")), "must come in this order"),
-        (("backtest", *dates("2020-01-01", "2020-07-01", "2020-05-01")), "must come in this order"),
+        (
+            ("backtest", *dates("2020-01-01", "2020-07-01", "2020-05-01")),
+            "the test runs 2020-07-01 to 2020-05-01: they must come in this order",
+        ),
         (("backtest", *dates("2020-01-01", "2020-07-01", "9999-12-31")), "outside the years"),
         (("backtest", *dates("0001-01-01", "2020-07-01", "2020-08-01")), "outside the years"),
         (("backtest", *dates("2020-01-01", "2020-01-03", "2020-01-04")), "needs at least"),
@@ -150,7 +156,21 @@ def test_a_report_is_written_whole_and_says_how_it_came_about(levibot: Command, 
     assert report["costs"]["total_bps"] == pytest.approx(12.5)
     assert report["period"]["days"] == 5
     assert (report["run"]["source"], report["run"]["seed"]) == ("simulated", 7)
+    assert report["period"]["test_end"] == "2020-04-24T00:00:00+00:00"
+    assert "simulated market, 2020-04-20 to 2020-04-24, net of 12.5 bps a side" in done.out
     assert "buy_and_hold" in done.out
+
+
+def test_figures_that_are_not_defined_are_dashes(levibot: Command, tmp_path: Path) -> None:
+    done = levibot("backtest", *dates("2020-01-01", "2020-04-20", "2020-04-20"), *SYMBOLS)
+    assert done.code == 0
+    assert "– … –" in done.out
+    record = json.loads(levibot("backtest", *PERIOD, *SYMBOLS, "--json", "-").out)
+    record["ensemble"]["annual_return"] = None
+    console = Console(width=report_file.PIPE_WIDTH)
+    with console.capture() as shown:
+        console.print(report_file.table(record, is_terminal=False))
+    assert "–" in next(line for line in shown.get().splitlines() if "ensemble" in line)[-12:]
 
 
 def test_a_report_on_standard_output_is_nothing_but_json(levibot: Command, tmp_path: Path) -> None:

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from levibot.errors import DataError
-from levibot.learning.walk_forward import purged_folds, usable_rows, walk_forward
+from levibot.learning.walk_forward import (
+    end_of_day,
+    last_day_before,
+    purged_folds,
+    usable_rows,
+    walk_forward,
+)
 
 
 def day(year: int, month: int = 1, day_of_month: int = 1) -> datetime:
@@ -63,3 +69,13 @@ def test_too_few_rows_cannot_be_folded() -> None:
     ts = np.array(["2020-01-01"], dtype="datetime64[us]")
     with pytest.raises(DataError, match="1 rows cannot be cut into 2 folds"):
         purged_folds(ts, ts, np.ones(1, np.bool_), n_folds=2, embargo=timedelta(0))
+
+
+def test_a_date_includes_its_whole_day_and_is_named_as_it_was_given() -> None:
+    last = datetime(2024, 12, 31, tzinfo=UTC)
+    assert end_of_day(last) == day(2025)
+    assert last_day_before(day(2025)) == last
+    noon = last + timedelta(hours=12)
+    assert end_of_day(noon) == last_day_before(noon) == noon
+    (split,) = walk_forward(day(2020), day(2024), day(2025), refit="never")
+    assert split.last_day == last

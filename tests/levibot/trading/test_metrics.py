@@ -62,6 +62,12 @@ def test_the_interval_is_that_of_independent_days_where_days_are_independent() -
     assert interval.high - interval.low == pytest.approx(2 * 1.96 / np.sqrt(4), rel=0.15)
 
 
+def test_fewer_days_than_a_block_have_no_interval() -> None:
+    returns = np.random.default_rng(1).normal(0.0, 0.02, 11)
+    assert np.isnan(sharpe_interval(returns[:10], seed=0).low)
+    assert sharpe_interval(returns, seed=0).low < sharpe(returns) < sharpe_interval(returns, seed=0).high
+
+
 def test_the_interval_is_wider_where_days_hang_together() -> None:
     rng = np.random.default_rng(2)
     noise = rng.normal(0.0, 0.02, 1_500)
@@ -86,6 +92,11 @@ def test_max_drawdown_counts_from_the_highest_equity_before() -> None:
 def test_annual_return_compounds() -> None:
     assert annual_return(121.0, 100.0, 730.0) == pytest.approx(0.10)
     assert annual_return(-5.0, 100.0, 730.0) == -1.0
+
+
+def test_a_few_wild_days_leave_no_annual_return() -> None:
+    assert annual_return(8.0, 1.0, 1.0) == np.inf
+    assert annual_return(1e-300, 1.0, 1.0) == -1.0
 
 
 def test_turnover_counts_both_sides() -> None:

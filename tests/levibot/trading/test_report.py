@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 
 from levibot.errors import DataError
+from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
-from levibot.learning.training import TrainingParameters
-from levibot.market.bars import FIELDS, Bars, Panel
+from levibot.learning.targets import walk_forward_targets
+from levibot.learning.training import SIGNAL, TrainingParameters
+from levibot.learning.walk_forward import end_of_day, walk_forward
+from levibot.market.bars import FIELDS, Bars, FloatArray, Panel
 from levibot.market.parquet import ParquetSource
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import DEFAULT_SYMBOLS, SourceName
 from levibot.trading.costs import Costs
-from levibot.trading.report import Report, bought_once, end_of_day, rebalanced_daily, run_backtest
+from levibot.trading.report import Report, bought_once, rebalanced_daily, run_backtest
 
 HOUR = timedelta(hours=1)
 QUICK = TrainingParameters(booster=LightGBMParameters(trees=10), n_models=1, n_folds=2)
@@ -102,6 +105,7 @@ def test_the_json_has_what_the_outside_reads(report: Report) -> None:
         assert -1.0 <= read[strategy]["max_drawdown"] < 0.0
     assert [point["cost_bps"] for point in read["cost_curve"]] == [0, 5, 10, 15, 20, 30]
     assert read["period"]["days"] == 62
+    assert read["period"]["test_end"] == "2020-08-31T00:00:00+00:00"
     assert read["period"]["fits"] == ["2020-07-01T00:00:00+00:00", "2020-08-01T00:00:00+00:00"]
     assert read["costs"]["total_bps"] == 10.0
     assert read["run"]["source"] == "simulated"
@@ -123,7 +127,7 @@ def test_the_same_run_gives_the_same_report(source: SimulatedSource, report: Rep
 def test_progress_names_each_stretch(source: SimulatedSource) -> None:
     seen: list[str] = []
     backtest(source, progress=lambda done, total, what: seen.append(f"{done}/{total} {what}"))
-    assert seen == ["1/2 traded 2020-07-01 to 2020-08-01", "2/2 traded 2020-08-01 to 2020-09-01"]
+    assert seen == ["1/2 traded 2020-07-01 to 2020-07-31", "2/2 traded 2020-08-01 to 2020-08-31"]
 
 
 def test_one_symbol_is_a_market_too(source: SimulatedSource) -> None:
@@ -179,14 +183,74 @@ def test_a_history_too_short_is_refused_in_one_sentence(
 
 def test_a_test_period_without_bars_is_refused() -> None:
     market = SimulatedSource(SYMBOLS, HOUR, seed=5, edge=0.0)
-    with pytest.raises(DataError, match="no bars from 2020-07-01 to 2020-09-01"):
+    with pytest.raises(DataError, match="no bars from 2020-07-01 to 2020-08-31"):
         backtest(ThinnedSource(market, {}, (day(2020, 7), day(2021))))
 
 
-def test_a_date_includes_its_whole_day() -> None:
-    assert end_of_day(day(2024, 12, 31)) == day(2025)
-    noon = day(2024, 12, 31) + timedelta(hours=12)
-    assert end_of_day(noon) == noon
+def test_a_test_before_the_market_is_refused(source: SimulatedSource) -> None:
+    with pytest.raises(
+        DataError, match="begins on 2020-01-01, after the test, which is to end on 2018-12-31"
+    ):
+        backtest(source, train_start=day(2017), test_start=day(2018), test_end=day(2019))
+
+
+def test_the_report_names_the_days_that_the_market_has(source: SimulatedSource) -> None:
+    ended = ThinnedSource(source, {}, (day(2020, 8, 21), day(2021)))
+    read = backtest(ended, train_start=day(2019), test_end=day(2020, 12)).to_json()["period"]
+    assert (read["train_start"], read["test_end"]) == (day(2020).isoformat(), day(2020, 8, 20).isoformat())
+    assert (read["days"], len(read["fits"])) == (51, 2)
+
+
+def levels_by_hand(orders: FloatArray, panel: Panel, band: float) -> FloatArray:
+    """Equity over its start at 10 bps a side in Python floats, with nothing of the market step."""
+    cash, units, last = 1.0, [0.0] * len(panel.symbols), [1.0] * len(panel.symbols)
+    levels = []
+    for order, opens, closes in zip(orders.tolist(), panel.open.tolist(), panel.close.tolist(), strict=True):
+        prices = [known if opened != opened else opened for opened, known in zip(opens, last, strict=True)]
+        value = cash + sum(u * p for u, p in zip(units, prices, strict=True))
+        trades = []
+        for symbol, (target, opened) in enumerate(zip(order, opens, strict=True)):
+            gap = target - units[symbol] * opened / value
+            if abs(gap) > band:  # never with a NaN, of a target or of a price
+                wanted = target - (band if gap > 0 else -band)
+                trades.append((wanted * value / opened - units[symbol], symbol))
+        for size, symbol in trades:
+            paid = opens[symbol] * (1 + (2.5e-4 if size > 0 else -2.5e-4))
+            cash -= size * paid + abs(size) * paid * 7.5e-4
+            units[symbol] += size
+        last = [known if closed != closed else closed for closed, known in zip(closes, last, strict=True)]
+        levels.append(cash + sum(u * p for u, p in zip(units, last, strict=True)))
+    return np.array(levels)
+
+
+def test_the_report_is_what_its_targets_earn_when_filled_at_the_next_open(
+    source: SimulatedSource, report: Report
+) -> None:
+    """Moved by one bar, once: not filled at the bar that decides them, and not a bar late."""
+    panel = Panel.align({symbol: source.bars(symbol, day(2020), day(2020, 9)) for symbol in SYMBOLS})
+    splits = walk_forward(day(2020), day(2020, 7), day(2020, 9), refit="monthly")
+    targets = walk_forward_targets(panel, splits, view=CORE, seed=1, training=QUICK)
+    first = int(np.searchsorted(panel.ts, np.datetime64("2020-07-01")))
+    test = panel.rows(slice(first, len(panel)))
+    days = test.ts.astype("datetime64[D]")
+    is_last = np.append(days[1:] != days[:-1], True)
+
+    def worst_gap(bars_late: int) -> float:
+        levels = levels_by_hand(np.roll(targets, bars_late, axis=0)[first:], test, SIGNAL.no_trade_band)
+        ends = np.concatenate(([1.0], levels[is_last]))
+        return float(np.abs(ends[1:] / ends[:-1] - 1.0 - report.ensemble.daily_returns).max())
+
+    assert worst_gap(bars_late=1) < 1e-12
+    assert worst_gap(bars_late=0) > 1e-6
+    assert worst_gap(bars_late=2) > 1e-6
+
+
+def test_the_drawdown_of_holding_is_measured_on_bars_as_that_of_the_others(source: SimulatedSource) -> None:
+    report = backtest(source, ("BTCUSDT",))
+    bars = source.bars("BTCUSDT", day(2020, 7), day(2020, 9))
+    levels = bars.close / bars.open[0] / (1.00025 * 1.00075)
+    lowest = np.min(levels / np.maximum(1.0, np.maximum.accumulate(levels)) - 1.0)
+    assert report.buy_and_hold.max_drawdown == pytest.approx(lowest, rel=1e-12)
 
 
 @pytest.fixture
@@ -232,6 +296,8 @@ def test_holding_the_recorded_market_earned_what_is_known() -> None:
         refit="never",
         training=replace(QUICK, every_bars=24),
     )
+    curve = [ratio for _, ratio in report.cost_curve]
+    assert curve == sorted(curve, reverse=True)
     assert report.equal_weight.sharpe_net == pytest.approx(1.93, abs=0.03)
     assert report.buy_and_hold.sharpe_net == pytest.approx(1.93, abs=0.01)
     assert len(report.ensemble.daily_returns) == 731
