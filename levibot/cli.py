@@ -63,8 +63,7 @@ def up(
         source=source, market=path, symbols=symbols, edge=edge, seed=seed, replay_speed=replay_speed
     )
     steps = JsonSteps(console) if as_json else ConsoleSteps(console)
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _interrupt)
+    _end_in_order()
     started = time.monotonic()
     run = Run(settings, steps)
     try:
@@ -107,7 +106,13 @@ def down(as_json: JsonFlag = False) -> None:
     settings = _settings()
     record = read_record(settings.home)
     if record is None:
-        raise ProcessError(f"Nothing runs from {settings.home}.", hint=START)
+        # A command that was killed before it had a run to note may have left its stores.
+        left = EmbeddedServers(settings).end_leftovers()
+        if not left:
+            raise ProcessError(f"Nothing runs from {settings.home}.", hint=START)
+        text = f"No run was noted; stopped what was left of the stores: {', '.join(left)}."
+        _print(as_json, {"stopped": None, "stores": left}, text)
+        return
     launcher = record.launcher
     if launcher is not None:
         ask_to_end(launcher)
@@ -119,9 +124,7 @@ def down(as_json: JsonFlag = False) -> None:
     else:
         # Its launcher was killed: what it left is told by the run's identity.
         end_processes(processes_of(record.run_id))
-        servers = EmbeddedServers(settings)
-        servers.start()
-        servers.stop()
+        EmbeddedServers(settings).end_leftovers()
         forget_record(settings.home)
     _print(as_json, {"stopped": record.pid}, f"Stopped the run of process {record.pid}.")
 
@@ -185,6 +188,7 @@ def ingest(
         finally:
             await ticks.close()
 
+    _end_in_order()
     try:
         if servers is not None:
             servers.start()
@@ -294,6 +298,12 @@ def _print(as_json: bool, record: dict[str, Any], text: str) -> None:
     else:
         # Not `print`: a path may hold what reads as markup.
         console.out(text, highlight=False)
+
+
+def _end_in_order() -> None:
+    """Let the signals that end a process end it like Ctrl-C: with what it started."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
 
 
 def _interrupt(*_: object) -> None:

@@ -129,6 +129,17 @@ class EmbeddedServers:
             self._servers = {}
             self._lock.close()
 
+    def end_leftovers(self) -> list[str]:
+        """End the servers that a killed launcher left on this folder; returns their names.
+
+        Raises ProcessError when the folder is in use by a launcher that lives.
+        """
+        known = _read_addresses(stores_file(self._settings))
+        if not known:
+            return []
+        with _folder_lock(self._settings.home / "servers.lock"):
+            return [name for name, at in known.items() if _server(self._settings, name, at).sweep()]
+
     def pids(self) -> dict[str, int]:
         """The process of each server that runs."""
         running = {n: s.process for n, s in self._servers.items() if s.process is not None}

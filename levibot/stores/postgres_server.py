@@ -86,18 +86,19 @@ class PostgresServer:
             self._process.stop(signal.SIGINT)  # fast: sessions are ended, nothing committed is lost
             self._process = None
 
-    def sweep(self) -> None:
-        """End what a killed launcher or a killed server left on this folder.
+    def sweep(self) -> int:
+        """End what a killed launcher or a killed server left on this folder; returns how many processes.
 
         A dead server's sessions live on until they notice, and hold its shared memory; a new server refuses
         to start beside them.
         """
         server = ["-D", str(self._folder)]
         title = f"postgres: {self._cluster_name}: "
-        sweep(lambda command: command[1:] == server, signal.SIGINT)
-        sweep(lambda command: bool(command) and command[0].startswith(title), signal.SIGQUIT)
+        n_ended = sweep(lambda command: command[1:] == server, signal.SIGINT)
+        n_ended += sweep(lambda command: bool(command) and command[0].startswith(title), signal.SIGQUIT)
         # Nobody is left on the folder, and its pid may belong to a stranger by now.
         (self._folder / "postmaster.pid").unlink(missing_ok=True)
+        return n_ended
 
     def reset_password(self) -> None:
         """Give the role this object's password: the old one was lost. The server must not be running."""

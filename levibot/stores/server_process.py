@@ -107,9 +107,10 @@ class ServerProcess:
         return next((line.strip() for line in reversed(lines) if line.strip()), "none")
 
 
-def sweep(belongs: Callable[[list[str]], bool], stop_signal: signal.Signals) -> None:
+def sweep(belongs: Callable[[list[str]], bool], stop_signal: signal.Signals) -> int:
     """End every process whose command line `belongs` to us: what a killed launcher or server left behind.
 
+    Returns how many there were.
     The command line is the proof of identity that any user may read; pid files go stale and pids are reused.
     """
     found = []
@@ -129,6 +130,7 @@ def sweep(belongs: Callable[[list[str]], bool], stop_signal: signal.Signals) -> 
     _, alive = psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
     if alive:
         raise ProcessError(f"Process {alive[0].pid}, left by an earlier run, does not end.")
+    return len(found)
 
 
 def is_free(port: int) -> bool:

@@ -79,9 +79,9 @@ class ValkeyServer:
             self._process.stop(signal.SIGTERM)
             self._process = None
 
-    def sweep(self) -> None:
-        """End a server that a killed launcher left on this folder."""
-        sweep(lambda command: command[1:] == [str(self._config)], signal.SIGTERM)
+    def sweep(self) -> int:
+        """End a server that a killed launcher left on this folder; returns how many processes that were."""
+        return sweep(lambda command: command[1:] == [str(self._config)], signal.SIGTERM)
 
     def _answers(self) -> bool:
         client = redis.Redis(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from levibot.settings import Settings
+from levibot.stores.embedded import EmbeddedServers
 from tests.levibot.conftest import Command
 
 MARKET = ("--symbols", "BTCUSDT,ETHUSDT", "--seed", "3", "--edge", "0")
@@ -81,3 +88,19 @@ def test_a_symbol_without_a_file_is_refused_with_what_is_there(levibot: Command,
     assert refused.code == 2
     assert "ETHUSDT.parquet" in refused.error()
     assert refused.error().endswith("what is there: BTCUSDT.")
+
+
+@pytest.mark.stores
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_ended_pass_leaves_no_server_behind(home: Path, ending: signal.Signals) -> None:
+    environment = os.environ | {"LEVIBOT_HOME": str(home)}
+    command = [sys.executable, "-m", "levibot", "ingest", *MARKET, "--until", "2099-01-01"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as child:
+        log = home / "logs" / "valkey.log"
+        for _ in range(1000):
+            if log.exists() and log.stat().st_size > 0:
+                break
+            time.sleep(0.02)
+        child.send_signal(ending)
+        assert child.wait(30) == 130
+    assert EmbeddedServers(Settings.load(home=home)).end_leftovers() == []

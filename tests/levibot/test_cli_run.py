@@ -234,3 +234,20 @@ def test_down_ends_what_a_killed_launcher_left(levibot: Command, home: Path) -> 
             left.kill()
     assert not (home / "run.json").exists()
     assert levibot("down").code == 1
+
+
+ORPHANS = """
+import os, signal, sys
+from levibot.settings import Settings
+from levibot.stores.embedded import EmbeddedServers
+EmbeddedServers(Settings.load(home=sys.argv[1])).start()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.stores
+def test_down_ends_the_stores_of_a_command_that_noted_no_run(levibot: Command, home: Path) -> None:
+    subprocess.run([sys.executable, "-c", ORPHANS, str(home)], check=False, timeout=60)
+    ended = levibot("down", "--json")
+    assert (ended.code, ended.json()) == (0, {"stopped": None, "stores": ["redis", "postgres"]})
+    assert levibot("down").code == 1
