@@ -184,7 +184,8 @@ def ingest(
         try:
             await ticks.migrate()
             path = Ingest(market, ticks, settings.market_id, settings.symbols)
-            return await path.up_to(as_of, settings.train_start, counts.__setitem__)
+            start = settings.train_start or market.extent()[0]
+            return await path.up_to(as_of, start, counts.__setitem__)
         finally:
             await ticks.close()
 

@@ -193,7 +193,9 @@ class Run:
         ticks = await open_ticks(settings)
         try:
             ingest = Ingest(source, ticks, settings.market_id, settings.symbols)
-            start = settings.train_start or (None if settings.source == "parquet" else until - HISTORY)
+            start = settings.train_start
+            if start is None:
+                start = source.extent()[0] if settings.source == "parquet" else until - HISTORY
             await ingest.up_to(until, start, progress)
         finally:
             await ticks.close()

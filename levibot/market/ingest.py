@@ -34,6 +34,7 @@ class Ingest:
         self._market_id = market_id
         self._symbols = tuple(symbols)
         self._complete_since: dict[str, datetime] = {}
+        self._extent: tuple[datetime, datetime | None] | None = None
 
     async def up_to(
         self,
@@ -41,19 +42,23 @@ class Ingest:
         start: datetime | None = None,
         progress: Callable[[str, int], None] | None = None,
     ) -> Ingested:
-        """Store every bar that is finished at `as_of` and opens at `start` or later (default: all).
+        """Store every bar that is finished at `as_of` and is not stored yet.
 
-        Also those that open before the oldest stored one, where `start` has moved back since.
+        start: earlier bars are left out, and those between it and the oldest stored one are filled in.
+        Without it a symbol goes on after its newest stored bar, or begins with the market.
         progress: called with each symbol and its number of bars.
         Raises DataError, SourceUnavailable or StoreUnavailable; what was stored before stays.
         """
         interval = self._source.interval
-        first, last = await asyncio.to_thread(self._source.extent)
+        if self._extent is None:
+            # Asked once: on an exchange it costs a request a symbol.
+            self._extent = await asyncio.to_thread(self._source.extent)
+        first, last = self._extent
         first = first if start is None else max(first, start)
         # A bar that opens later than this is not finished yet.
         end = as_of - interval if last is None else min(as_of, last) - interval
         stored = await self._ticks.last_ts(self._market_id, self._symbols, interval)
-        unsure = [s for s in stored if first < self._complete_since.get(s, as_of)]
+        unsure = [s for s in stored if start and first < self._complete_since.get(s, as_of)]
         oldest = await self._begin_after(first, unsure)
         bars: list[Bars] = []
         for symbol in self._symbols:

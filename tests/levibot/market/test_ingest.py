@@ -152,13 +152,13 @@ async def test_history_before_the_oldest_bar_is_filled_in_when_the_start_moves_b
     done = await work.up_to(as_of, MARKET_START + 10 * HOUR, lambda *step: seen.append(step))
     assert done == Ingested(n_bars=50, n_new=50, newest_close=as_of)
     assert seen == [("BTCUSDT", 20), ("ETHUSDT", 20), ("SOLUSDT", 10)]
-    assert (await work.up_to(as_of)).n_new == 20
+    assert (await work.up_to(as_of, MARKET_START)).n_new == 20
     await assert_whole(tick_store, source, as_of)
     # There is nothing before a listing, and it is looked for once.
     source.asked.clear()
-    assert await work.up_to(as_of) == Ingested(0, 0, as_of)
+    assert await work.up_to(as_of, MARKET_START) == Ingested(0, 0, as_of)
     assert source.asked == []
-    assert (await ingest(source, tick_store).up_to(as_of)).n_new == 0
+    assert (await ingest(source, tick_store).up_to(as_of, MARKET_START)).n_new == 0
     assert source.asked == [("SOLUSDT", MARKET_START, listing)]
 
 
@@ -166,7 +166,8 @@ async def test_history_is_filled_in_without_a_hole_when_the_clock_is_behind_it(t
     source, late = Exchange(), MARKET_START + 50 * HOUR
     await ingest(source, tick_store).up_to(late, MARKET_START + 30 * HOUR)
     early = MARKET_START + 10 * HOUR
-    assert (await ingest(source, tick_store).up_to(early)).newest_close == early
+    done = await ingest(source, tick_store).up_to(early, MARKET_START)
+    assert done.newest_close == early
     await assert_whole(tick_store, source, late)
 
 
@@ -270,3 +271,10 @@ async def test_two_passes_at_once_store_every_bar_once(tick_store: TickStore) ->
     done = await asyncio.gather(*(ingest(source, tick_store).up_to(as_of) for _ in range(4)))
     assert sum(step.n_new for step in done) == done[0].n_bars
     await assert_whole(tick_store, source, as_of)
+
+
+async def test_without_a_start_it_goes_on_and_fills_in_nothing_before(tick_store: TickStore) -> None:
+    source, as_of = Exchange(), MARKET_START + 50 * HOUR
+    await ingest(source, tick_store).up_to(as_of - 5 * HOUR, MARKET_START + 30 * HOUR)
+    assert (await ingest(source, tick_store).up_to(as_of)).n_new == 3 * 5
+    assert_equal(await stored(tick_store, "BTCUSDT"), source.bars("BTCUSDT", MARKET_START + 30 * HOUR, as_of))
