@@ -17,6 +17,8 @@ import httpx
 import psutil
 import pytest
 
+from levibot.stores.connect import open_registry
+
 from .conftest import LiveSystem, wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.stores]
@@ -135,6 +137,40 @@ def test_a_frozen_store_is_survived_and_nothing_stale_is_called_fresh(system: Li
 
     assert_every_answer_is_honest(seen)
     assert any(body.get("freshness") == "STALE" for _, body in seen.answers)
+
+
+def test_a_frozen_event_log_delays_no_signal(system: LiveSystem) -> None:
+    wait_for(lambda: is_served(system, EVER), 30, "service")
+    event_log = psutil.Process(system.pid_of(PARTS["the event log"]))
+    with requests_running(system) as seen:
+        event_log.suspend()
+        try:
+            time.sleep(6.0)
+        finally:
+            event_log.resume()
+
+    assert_every_answer_is_honest(seen)
+    assert {body.get("freshness") for _, body in seen.answers} == {"FRESH"}
+
+
+def test_a_broken_version_that_goes_live_is_passed_over(system: LiveSystem) -> None:
+    registry = open_registry(system.settings)
+    good = registry.active()
+    assert good is not None
+    model = registry.load(good)
+    # Broken in the instant between the check of its activation and its first use.
+    broken = registry.publish(model.metadata, model.files)
+    (registry.root / broken / sorted(model.files)[0]).write_bytes(b"{}")
+    pointer = registry.root / "active.json"
+    pointer.write_text(pointer.read_text().replace(good, broken))
+    try:
+        with requests_running(system) as seen:
+            switched_at = market_time(system)
+            wait_for(lambda: is_served(system, switched_at), BACK_WITHIN_S, "a signal of a later bar")
+        assert {body["model_version"] for _, body in seen.answers} == {good}
+        assert {body["freshness"] for _, body in seen.answers} == {"FRESH"}
+    finally:
+        registry.activate(good, "as it was")
 
 
 def test_no_acknowledged_event_is_lost_when_the_log_is_killed(system: LiveSystem) -> None:
