@@ -18,6 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors import NAMESPACE
+from actors.detached import start_detached
 from levibot.errors import DataError, LeviBotError, NotReady
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
@@ -155,18 +156,5 @@ class Client:
 
 def start(settings: Settings) -> ActorHandle:
     """The cluster's event log, started if it is not there yet."""
-    return (
-        ray.remote(EventLog)
-        .options(
-            name=NAME,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            max_restarts=-1,
-            # An append that meets the actor's death is sent again: events carry their own identity.
-            max_task_retries=-1,
-            num_cpus=0,
-            max_concurrency=1000,
-        )
-        .remote(settings)
-    )
+    # An append that meets the actor's death is sent again: events carry their own identity.
+    return start_detached(EventLog, NAME, settings, max_task_retries=-1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
-import ray
 import structlog
 from ray.actor import ActorHandle
 
-from actors import NAMESPACE, event_log, online_features
+from actors import event_log, online_features
+from actors.detached import start_detached
 from levibot.errors import LeviBotError, SourceUnavailable, StoreUnavailable
 from levibot.market.ingest import Ingest, Ingested
 from levibot.market.sources import Source, open_source
@@ -99,15 +99,4 @@ class MarketFeed:
 
 def start(settings: Settings) -> ActorHandle:
     """The cluster's market feed, started if it is not there yet."""
-    return (
-        ray.remote(MarketFeed)
-        .options(
-            name=NAME,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            max_restarts=-1,
-            num_cpus=0,
-        )
-        .remote(settings)
-    )
+    return start_detached(MarketFeed, NAME, settings)

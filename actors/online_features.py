@@ -9,6 +9,7 @@ import structlog
 from ray.actor import ActorHandle
 
 from actors import NAMESPACE
+from actors.detached import start_detached
 from levibot.errors import LeviBotError, StoreUnavailable
 from levibot.features.materialise import Materialised, Materialiser
 from levibot.features.views import CORE
@@ -108,15 +109,4 @@ def poke() -> None:
 
 def start(settings: Settings) -> ActorHandle:
     """The cluster's online features, started if they are not there yet."""
-    return (
-        ray.remote(OnlineFeatures)
-        .options(
-            name=NAME,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            max_restarts=-1,
-            num_cpus=0,
-        )
-        .remote(settings)
-    )
+    return start_detached(OnlineFeatures, NAME, settings)
