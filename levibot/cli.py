@@ -339,7 +339,8 @@ def main() -> None:
         _fail(UsageError(" ".join(exc.format_message().split()).rstrip(".") + ".", hint="See --help."))
     except OSError as exc:
         # A full disk, a state folder that may not be written to.
-        _fail(LeviBotError(f"{exc.filename or 'The system'}: {exc.strerror or exc}."))
+        hint = "Make room or give leave there, or set LEVIBOT_HOME to another folder."
+        _fail(LeviBotError(f"{exc.filename or 'The system'}: {exc.strerror or exc}.", hint=hint))
     sys.exit(code if isinstance(code, int) else 0)
 
 
