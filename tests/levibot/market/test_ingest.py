@@ -278,3 +278,18 @@ async def test_without_a_start_it_goes_on_and_fills_in_nothing_before(tick_store
     await ingest(source, tick_store).up_to(as_of - 5 * HOUR, MARKET_START + 30 * HOUR)
     assert (await ingest(source, tick_store).up_to(as_of)).n_new == 3 * 5
     assert_equal(await stored(tick_store, "BTCUSDT"), source.bars("BTCUSDT", MARKET_START + 30 * HOUR, as_of))
+
+
+async def test_a_long_way_is_stored_stretch_by_stretch(tick_store: TickStore) -> None:
+    source, as_of = Exchange(), MARKET_START + 50 * HOUR
+    work = Ingest(source, tick_store, MARKET_ID, SYMBOLS, chunk_bars=7)
+
+    def cut_short(symbol: str, n_bars: int) -> None:
+        if n_bars > 20:
+            raise SourceUnavailable("The exchange went away.")
+
+    with pytest.raises(SourceUnavailable):
+        await work.up_to(as_of, progress=cut_short)
+    assert len(await stored(tick_store, "BTCUSDT")) == 14
+    await work.up_to(as_of)
+    await assert_whole(tick_store, source, as_of)
