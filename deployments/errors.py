@@ -115,24 +115,32 @@ class JsonErrors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Held until its body comes: a replica may die between the two.
         start: Message | None = None
+        is_answered = False
 
         async def reshape(message: Message) -> None:
-            nonlocal start
+            nonlocal start, is_answered
             if message["type"] == "http.response.start":
-                is_json = any(k == b"content-type" and b"json" in v for k, v in message.get("headers", []))
-                if message["status"] >= 400 and not is_json:
-                    start = message
-                    return
-            elif start is not None:
-                if message.get("more_body"):
-                    return
-                status = 503 if start["status"] in (500, 502, 503, 504) else start["status"]
-                await _send_error(send, status, trace_id_of(Request(scope)))
-                return
-            await send(message)
+                start = message
+            elif is_answered:
+                await send(message)
+            elif start is not None and not _is_plain_error(start):
+                is_answered = True
+                await send(start)
+                await send(message)
 
         await self._app(scope, receive, reshape)
+        if not is_answered:
+            # An error in plain text, or nothing: Serve leaves a request whose replica died to the server.
+            status = start["status"] if start is not None and _is_plain_error(start) else 503
+            status = 503 if status in (500, 502, 503, 504) else status
+            await _send_error(send, status, trace_id_of(Request(scope)))
+
+
+def _is_plain_error(start: Message) -> bool:
+    is_json = any(name == b"content-type" and b"json" in value for name, value in start.get("headers", []))
+    return start["status"] >= 400 and not is_json
 
 
 async def _send_error(send: Send, status: int, trace_id: str) -> None:

@@ -163,3 +163,24 @@ async def test_what_is_not_http_passes_by(kind: str) -> None:
 def test_the_proxy_is_told_of_it() -> None:
     (middleware,) = proxy_middlewares()
     assert middleware.cls is JsonErrors
+
+
+async def test_a_replica_that_dies_before_it_answers_is_an_error_in_the_one_shape() -> None:
+    """Serve sends nothing at all then, and its server would answer in plain text."""
+
+    async def silent(_: Scope, __: Receive, ___: Send) -> None:
+        return
+
+    answer = await ask(silent)
+    assert answer.status_code == 503
+    assert ErrorResponse(**answer.json()).error.code == "unavailable"
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_replica_that_dies_between_head_and_body_is_an_error_in_the_one_shape() -> None:
+    json_head = ((b"content-type", b"application/json"), (b"content-length", b"500"))
+
+    answer = await ask(plays(200, json_head))
+
+    assert answer.status_code == 503
+    assert ErrorResponse(**answer.json()).error.code == "unavailable"
