@@ -59,9 +59,8 @@ class Router:
         self._clock = settings.clock()
         self._model = model
         self._registry = open_registry(settings)
-        self._desk = SignalDesk(
-            open_online(settings, CORE.version), settings.symbols, timeout_s=settings.store_timeout_s
-        )
+        self._online = open_online(settings, CORE.version)
+        self._desk = SignalDesk(self._online, settings.symbols, timeout_s=settings.store_timeout_s)
         self._ask_model = Guard(
             "model",
             timeout_s=MODEL_TIMEOUT_S,
@@ -90,6 +89,14 @@ class Router:
     async def active_model(self) -> str | None:
         """The version that is live."""
         return await asyncio.to_thread(self._registry.active)
+
+    async def close(self) -> None:
+        """End the follower and what it waits for, then the connections: in this order none is opened again."""
+        tasks = [task for task in (self._follower, self._computing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._online.close()
 
     def check_health(self) -> None:
         """Serve replaces this replica when its follower has ended."""

@@ -133,9 +133,7 @@ async def router(
     router = Router(model)  # type: ignore[arg-type]
     router._events = FakeLog()  # type: ignore[assignment]
     yield router
-    router._follower.cancel()
-    await asyncio.gather(router._follower, return_exceptions=True)
-    await router._desk._online.close()
+    await router.close()
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
