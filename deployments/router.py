@@ -91,7 +91,7 @@ class Router:
         return await asyncio.to_thread(self._registry.active)
 
     async def close(self) -> None:
-        """End the follower and what it waits for, then the connections: in this order none is opened again."""
+        """End the follower and what it waits for, then the connections, so that none is opened again."""
         tasks = [task for task in (self._follower, self._computing) if task is not None]
         for task in tasks:
             task.cancel()
