@@ -2,10 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := levibot actors deployments tune
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast check format lock clean
+.PHONY: help install run test test-fast test-stores check bench format lock clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +31,14 @@ test: install ## run every test but the slow ones, with coverage of levibot/
 
 test-fast: install ## run the tests that need no server
 	$(BIN)/python -m pytest -m "not slow and not stores and not ray and not system"
+
+test-stores: install ## install Debian's servers and run the contract suites on them too
+	.ci/debian-servers
+	LEVIBOT_TEST_DEBIAN=1 $(BIN)/python -m pytest -m "debian and not slow"
+
+bench: install ## run every benchmark; each compares with a reference timed in the same run
+	@for file in benchmarks/*.py; do name=$$(basename $$file .py); \
+		case $$name in __init__|comparison) ;; *) $(BIN)/python -m benchmarks.$$name || exit 1 ;; esac; done
 
 check: install ## lint, format, types and import rules
 	$(BIN)/ruff check .

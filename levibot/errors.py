@@ -8,36 +8,44 @@ LeviBotError
 ├── StoreError                a store answered with an error
 │   └── StoreUnavailable          a store does not answer, or its circuit is open
 ├── SourceError               a market source failed
-│   └── SourceUnavailable         a market source does not answer
+│   ├── SourceUnavailable         a market source does not answer
+│   └── SourceDisabled            a market source has no key, or its budget is spent
+├── RateLimited               a caller asks more often than its limit allows
 ├── RegistryError             a model version is missing, broken or refused
 ├── NotReady                  what is asked for is not there yet, or too old to be used
 └── ProcessError              a process that LeviBot runs did not start or stop
     └── PortInUse                 a port is taken by somebody else
 
-A message says what, which value, which limit; `hint` says what to do.
+A message says what, which value, which limit; `hint` says what to do. `is_transient` marks the errors that
+the same call may not meet again a moment later: only these are ever retried.
 """
 
 
 class LeviBotError(Exception):
-    """The root of the tree. `code` is the stable name that HTTP answers and `--json` output carry."""
+    """The root of the tree. `code` is the stable name that HTTP answers and `--json` output carry.
+
+    retry_after_s: how long the other side asks us to wait before a repeat, None where it says nothing.
+    """
 
     code = "internal"
+    is_transient = False
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions travel between actors; the default reduce loses keyword arguments.
-        return _rebuild, (type(self), self.message, self.hint)
+        return _rebuild, (type(self), self.message, self.hint, self.retry_after_s)
 
 
-def _rebuild(kind: type[LeviBotError], message: str, hint: str) -> LeviBotError:
-    return kind(message, hint=hint)
+def _rebuild(kind: type[LeviBotError], message: str, hint: str, retry_after_s: float | None) -> LeviBotError:
+    return kind(message, hint=hint, retry_after_s=retry_after_s)
 
 
 class UsageError(LeviBotError):
@@ -74,6 +82,7 @@ class StoreUnavailable(StoreError):
     """A store does not answer, or its circuit is open."""
 
     code = "store_unavailable"
+    is_transient = True
 
 
 class SourceError(LeviBotError):
@@ -86,6 +95,20 @@ class SourceUnavailable(SourceError):
     """A market source does not answer."""
 
     code = "source_unavailable"
+    is_transient = True
+
+
+class SourceDisabled(SourceError):
+    """A market source has no key, or its budget is spent."""
+
+    code = "source_disabled"
+
+
+class RateLimited(LeviBotError):
+    """A caller asks more often than its limit allows."""
+
+    code = "rate_limited"
+    is_transient = True
 
 
 class RegistryError(LeviBotError):

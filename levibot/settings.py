@@ -48,6 +48,17 @@ class Settings(BaseSettings):
     seed: int = Field(7, ge=0, description="seed of the simulated market and of training")
     exchange: str = Field("binance", description="ccxt exchange id (source=exchange)")
     exchange_url: str | None = Field(None, description="a mirror or proxy of the exchange")
+    trades: bool = Field(True, description="stream the exchange's trades into the tick store")
+
+    # Data from outside the exchange. Without its key a source is disabled, and nothing else changes.
+    dex_url: str = Field("https://api.0x.org", description="0x: quotes of decentralised exchanges")
+    dex_key: str | None = Field(None, repr=False)
+    nft_url: str = Field("https://api.reservoir.tools", description="Reservoir: floors of NFT collections")
+    nft_key: str | None = Field(None, repr=False)
+    news_url: str = Field("https://api.openai.com/v1", description="OpenAI: sentiment of headlines")
+    news_key: str | None = Field(None, repr=False)
+    news_model: str = Field("gpt-4o-mini", description="model that reads the headlines")
+    news_budget_usd: float = Field(1.0, ge=0.0, description="what the headlines may cost a day, UTC")
 
     train_start: datetime | None = Field(None, description="first bar that training sees")
     replay_start: datetime | None = Field(None, description="where the replay of a market begins")
@@ -65,8 +76,14 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(8265, ge=1, le=65535)
 
     redis_url: str | None = Field(None, description="your Redis, instead of the embedded server")
+    redis_cache_url: str | None = Field(None, description="a Redis for what may be evicted")
     postgres_dsn: str | None = Field(None, description="your PostgreSQL or TimescaleDB")
+    postgres_replica_dsn: str | None = Field(None, description="takes the reads that allow lag")
+    postgres_pool_min: int = Field(5, ge=0, le=100, description="connections kept open, a process")
+    postgres_pool_max: int = Field(20, ge=1, le=500, description="connections at most, a process")
     clickhouse_url: str | None = Field(None, description="your ClickHouse, instead of the engine in process")
+    event_spool_mb: int = Field(256, ge=1, description="events kept on disk while ClickHouse is away")
+    models_url: str | None = Field(None, description="where models lie: a folder or s3://bucket/prefix")
     store_timeout_s: float = Field(2.0, gt=0.0, le=60.0)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -117,6 +134,11 @@ class Settings(BaseSettings):
     def _check_source(self) -> Self:
         if self.source == "parquet" and self.market is None:
             raise ValueError("source parquet needs the market's folder: set LEVIBOT_MARKET (or --path).")
+        if self.postgres_pool_min > self.postgres_pool_max:
+            raise ValueError(
+                f"LEVIBOT_POSTGRES_POOL_MIN {self.postgres_pool_min} is above LEVIBOT_POSTGRES_POOL_MAX "
+                f"{self.postgres_pool_max}."
+            )
         return self
 
     @property

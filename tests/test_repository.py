@@ -92,7 +92,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
 def test_every_command_of_the_readme_exists() -> None:
     existing = set(getattr(get_command(app), "commands"))  # noqa: B009 - typer's own group is not typed
     named = set()
-    for found in commands_of(README, r"python -m levibot ([a-z|]+)"):
+    for found in commands_of(README, r"python -m levibot ([a-z|-]+)"):
         named |= set(found.split("|"))
     assert named == existing
 

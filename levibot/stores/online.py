@@ -17,29 +17,22 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio import Redis
 
 from levibot.clock import Clock
-from levibot.errors import DataError, StoreError, StoreUnavailable
+from levibot.errors import DataError, StoreError
 from levibot.market.bars import FloatArray
 from levibot.stores.packed import FeatureWindow, check_window, microseconds, pack, prefix, unpack
+from levibot.stores.redis import ask, open_redis
 from levibot.stores.scripts import WRITE_FEATURES, WRITE_SIGNALS
 
 __all__ = ["FeatureReading", "FeatureWindow", "Freshness", "OnlineStore", "Signal"]
-
-MAX_CONNECTIONS = 32
-HEALTH_CHECK_S = 15
 
 
 class Freshness(StrEnum):
@@ -129,17 +122,7 @@ class OnlineStore:
         timeout_s: float,
     ) -> Self:
         """A store on the server at `url` (redis:// or unix://). Connects at the first call, not here."""
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            health_check_interval=HEALTH_CHECK_S,
-            # One more try: a pooled connection may have died unseen. Real retries are the guard's.
-            retry=Retry(NoBackoff(), 1),
-        )
-        client: Redis = Redis.from_pool(pool)
+        client = open_redis(url, timeout_s=timeout_s)
         return cls(
             client,
             market_id,
@@ -156,7 +139,7 @@ class OnlineStore:
     async def ping(self) -> float:
         """Seconds of one round trip."""
         start = time.perf_counter()
-        await self._ask("ping", self._client.ping())
+        await ask("ping", self._client.ping())
         return time.perf_counter() - start
 
     def freshness(self, event_time: datetime) -> tuple[Freshness, float | None]:
@@ -186,7 +169,7 @@ class OnlineStore:
             fields = self._hash_fields(window, written_at=now)
             keys += (_features_key(window.symbol), _window_key(window.symbol))
             arguments += (microseconds(window.event_time), pack(window, self._prefix), len(fields), *fields)
-        written = await self._ask("write features", self._write_features(keys, arguments))
+        written = await ask("write features", self._write_features(keys, arguments))
         return tuple(w.symbol for w, done in zip(windows, written, strict=True) if done)
 
     async def read(self, symbols: Sequence[str]) -> dict[str, FeatureReading]:
@@ -197,7 +180,7 @@ class OnlineStore:
         if not symbols:
             return {}
         keys = [_window_key(symbol) for symbol in symbols]
-        stored = await self._ask("read features", self._client.mget(keys))
+        stored: list[Any] = await ask("read features", self._client.mget(keys))
         return {s: self._reading(s, k, data) for s, k, data in zip(symbols, keys, stored, strict=True)}
 
     async def write_signals(self, signals: Sequence[Signal], ttl_s: float) -> tuple[str, ...]:
@@ -215,7 +198,7 @@ class OnlineStore:
             fields = asdict(signal) | {"as_of": _instant(signal.as_of)}
             arguments.append(json.dumps(fields, allow_nan=False))
         keys = [_signal_key(s.symbol) for s in signals]
-        written = await self._ask("write signals", self._write_signals(keys, arguments))
+        written = await ask("write signals", self._write_signals(keys, arguments))
         return tuple(s.symbol for s, done in zip(signals, written, strict=True) if done)
 
     async def read_signal(self, symbol: str) -> Signal | None:
@@ -224,7 +207,7 @@ class OnlineStore:
         Its age is `signal.age_s(clock.now())`. Raises StoreError naming the key when it holds no signal.
         """
         key = _signal_key(symbol)
-        text = await self._ask("read signal", self._client.get(key))
+        text = await ask("read signal", self._client.get(key))
         if text is None:
             return None
         try:
@@ -280,14 +263,6 @@ class OnlineStore:
             value = getattr(signal, name)
             if value is not None and not math.isfinite(value):
                 raise DataError(f"{name} of {signal.symbol} is {value}, not a finite number.")
-
-    async def _ask(self, what: str, answer: Awaitable[Any]) -> Any:
-        try:
-            return await answer
-        except (RedisConnectionError, RedisTimeoutError, ReadOnlyError) as exc:
-            raise StoreUnavailable(f"Redis did not answer ({what}): {str(exc).rstrip('.')}.") from exc
-        except RedisError as exc:
-            raise StoreError(f"Redis refused to {what}: {exc}.") from exc
 
 
 def _features_key(symbol: str) -> str:

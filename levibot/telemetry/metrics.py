@@ -44,6 +44,76 @@ class Metrics:
             ("name",),
             registry=registry,
         )
+        self.dead_letters = Counter(
+            "levibot_dead_letters_total",
+            "Messages that no attempt could deliver.",
+            ("queue",),
+            registry=registry,
+        )
+        self.cache_hits = Counter(
+            "levibot_cache_hits_total",
+            "Values found, by tier: l1 in process, l2 in Redis.",
+            ("cache", "tier"),
+            registry=registry,
+        )
+        self.cache_misses = Counter(
+            "levibot_cache_misses_total",
+            "Values that a tier did not have.",
+            ("cache", "tier"),
+            registry=registry,
+        )
+        self.rate_limited = Counter(
+            "levibot_rate_limited_total",
+            "Calls refused by a rate limiter.",
+            ("limiter",),
+            registry=registry,
+        )
+        self.db_pool_connections = Gauge(
+            "levibot_db_pool_connections",
+            "PostgreSQL connections of this process, by state: idle or used.",
+            ("database", "state"),
+            registry=registry,
+        )
+        self.db_pool_leaks = Counter(
+            "levibot_db_pool_leaks_total",
+            "PostgreSQL connections held longer than their limit.",
+            ("database",),
+            registry=registry,
+        )
+        self.query_seconds = Counter(
+            "levibot_query_seconds_total",
+            "Time spent in the queries of a store, by the query's name.",
+            ("store", "query"),
+            registry=registry,
+        )
+        self.queries = Counter(
+            "levibot_queries_total",
+            "Queries of a store, by the query's name and outcome: ok or failed.",
+            ("store", "query", "outcome"),
+            registry=registry,
+        )
+        self.slow_queries = Counter(
+            "levibot_slow_queries_total",
+            "Queries that took longer than their limit, by the query's name.",
+            ("store", "query"),
+            registry=registry,
+        )
+        self.events_spooled = Gauge(
+            "levibot_events_spooled",
+            "Events that wait on disk for ClickHouse.",
+            registry=registry,
+        )
+        self.events_refused = Counter(
+            "levibot_events_refused_total",
+            "Events that were not taken because the spool was full.",
+            registry=registry,
+        )
+        self.rows_rejected = Counter(
+            "levibot_rows_rejected_total",
+            "Rows that went to quarantine instead of their table.",
+            ("table", "reason"),
+            registry=registry,
+        )
         self.feature_staleness_seconds = Gauge(
             "levibot_feature_staleness_seconds",
             "Age of the newest features, on the market's clock.",

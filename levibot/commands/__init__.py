@@ -1,0 +1,1 @@
+"""The commands of `python -m levibot`, by what they are about."""

@@ -1,0 +1,1 @@
+"""Servers of Debian's packages that tests run beside the embedded ones; `make test-stores` installs them."""
