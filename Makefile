@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast test-stores check bench format lock clean
+.PHONY: help install run test test-fast test-stores check bench faults format lock clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,9 +36,14 @@ test-stores: install ## install Debian's servers and run the contract suites on 
 	.ci/debian-servers
 	LEVIBOT_TEST_DEBIAN=1 $(BIN)/python -m pytest -m "debian and not slow"
 
-bench: install ## run every benchmark; each compares with a reference timed in the same run
-	@for file in benchmarks/*.py; do name=$$(basename $$file .py); \
-		case $$name in __init__|comparison) ;; *) $(BIN)/python -m benchmarks.$$name || exit 1 ;; esac; done
+faults: install ## injure every store under load, and write docs/operations/faults.md from what was seen
+	LEVIBOT_WRITE_FAULTS=1 $(BIN)/python -m pytest tests/faults
+
+bench: install ## run every benchmark beside its reference; fails when a goal is missed
+	@failed=; for file in benchmarks/*.py; do name=$$(basename $$file .py); \
+		case $$name in __init__|comparison) continue ;; esac; \
+		$(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
+	[ -z "$$failed" ] || { echo "Goals were missed or not measured:$$failed" >&2; exit 1; }
 
 check: install ## lint, format, types and import rules
 	$(BIN)/ruff check .
