@@ -214,9 +214,11 @@ def test_names_that_break_the_rules_are_refused(postgres_files: Path, names: tup
         postgres_migrations()
 
 
-def test_every_migration_has_a_way_back() -> None:
+def test_every_migration_has_a_way_back_that_says_so() -> None:
     for migration in postgres_migrations():
-        assert "DELETE FROM schema_migrations" in way_back(migration.name)
+        shared = f"{migration.name.partition('.')[0]}.sql"
+        said = way_back(migration.name).partition(" back.")[0]
+        assert said in (f"-- Takes {migration.name}", f"-- Takes {shared}")
 
 
 def drop_files(folder: Path, pattern: str) -> None:
