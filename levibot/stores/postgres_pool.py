@@ -28,7 +28,8 @@ class PoolLimits:
     """What a pool may take.
 
     min_size: connections kept open while nothing happens. max_size: connections at most. statement_s: the
-    server cancels a statement that runs for longer. held_s: a connection held for longer is a leak.
+    server cancels a statement that runs for longer. held_s: a connection held for longer is a leak,
+    unless its block may ask the server for longer than that.
     """
 
     min_size: int = 5
