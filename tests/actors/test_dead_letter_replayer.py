@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from actors import dead_letter_replayer, event_letters, event_log
 from actors.dead_letter_replayer import DeadLetterReplayer
@@ -121,14 +122,14 @@ async def test_events_stay_letters_while_the_log_is_away(
     assert letter.attempts == 4
 
 
-async def test_events_that_cannot_be_kept_either_are_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_events_that_cannot_be_kept_either_are_logged(tmp_path: Path) -> None:
     nowhere = Settings.load(home=tmp_path, redis_url="redis://127.0.0.1:1/0", postgres_dsn="postgresql://x/x")
-    await UnreachableLog("test", event_letters.keeper(nowhere)).append(events(1))
-    await UnreachableLog("test", event_letters.keeper(Settings.load(home=tmp_path))).append(events(1))
-    assert caplog.text.count("events were not written") == 2
-    assert "not kept for later either: Redis did not answer" in caplog.text
+    with capture_logs() as logs:
+        await UnreachableLog("test", event_letters.keeper(nowhere)).append(events(1))
+        await UnreachableLog("test", event_letters.keeper(Settings.load(home=tmp_path))).append(events(1))
+    assert [(line["event"], line["log_level"]) for line in logs] == [("events were not written", "error")] * 2
+    assert "not kept for later either: Redis did not answer" in logs[0]["reason"]
+    assert "was never started" in logs[1]["reason"]
 
 
 async def test_a_replayer_without_redis_waits_and_says_why(settings: Settings) -> None:

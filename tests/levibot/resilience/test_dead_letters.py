@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from levibot.clock import ManualClock
 from levibot.errors import DataError, StoreError, StoreUnavailable, UsageError
@@ -189,14 +190,16 @@ async def test_letters_are_dropped_by_hand_only(letters: DeadLetters) -> None:
 
 
 async def test_what_is_no_letter_blocks_nobody(
-    letters: DeadLetters, client: Redis, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    letters: DeadLetters, client: Redis, clock: ManualClock
 ) -> None:
     await client.rpush("dlq:trial", "garbage", b"\xff", "[]", '{"queue": "trial"}')
     await send(letters, "good")
     clock.advance(5.0)
     inbox = Inbox()
-    await letters.replay("trial", inbox.handle, consumer="a")
+    with capture_logs() as logs:
+        await letters.replay("trial", inbox.handle, consumer="a")
     assert inbox.got == ["good"]
+    assert [line["event"] for line in logs] == ["an entry of a queue is not a dead letter"] * 4
     assert await letters.queues() == {"trial": 4}
     assert await letters.drop("trial") == 4
 
