@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from actors import NAMESPACE, event_log
-from levibot.errors import DataError, NotReady
+from levibot.errors import DataError, NotReady, StoreUnavailable
 from levibot.resilience.dead_letters import DeadLetters, Handler
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
@@ -29,6 +29,13 @@ APPEND_TIMEOUT_S = 10.0
 
 def keeper(settings: Settings) -> event_log.Lost:
     """What a client of the event log does with events that it does not take."""
+    guard = Guard(
+        "dead_letters:redis",
+        timeout_s=2 * settings.store_timeout_s,
+        attempts=2,
+        # The fallback is the client's line in the log.
+        transient=(StoreUnavailable,),
+    )
 
     async def keep(events: Sequence[Event], reason: str) -> None:
         # Needed rarely: no connection is held for it.
@@ -36,17 +43,21 @@ def keeper(settings: Settings) -> event_log.Lost:
         try:
             letters = DeadLetters(client)
             for first in range(0, len(events), MAX_EVENTS):
-                part = events[first : first + MAX_EVENTS]
-                trace_id = next((event.trace_id for event in part if event.trace_id), "")
-                await letters.send(QUEUE, pack(part), error=reason, attempts=ATTEMPTS, trace_id=trace_id)
+                await guard.call(_send, letters, events[first : first + MAX_EVENTS], reason)
         finally:
             await client.aclose()
 
     return keep
 
 
+async def _send(letters: DeadLetters, events: Sequence[Event], reason: str) -> None:
+    # Sent twice when an answer is lost: an event carries its own identity, so that it still is one event.
+    trace_id = next((event.trace_id for event in events if event.trace_id), "")
+    await letters.send(QUEUE, pack(events), error=reason, attempts=ATTEMPTS, trace_id=trace_id)
+
+
 def appender(append: Callable[[Sequence[Event]], Awaitable[object]]) -> Handler:
-    """The handler of the queue. An event carries its own identity, so that a repeat is one event."""
+    """The handler of the queue. A repeat of an event is one event."""
     guard = Guard(
         "dead_letters:event_log",
         timeout_s=APPEND_TIMEOUT_S,

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from levibot.clock import Clock, SystemClock
 from levibot.errors import LeviBotError, StoreError, StoreUnavailable, UsageError
+from levibot.resilience.fallback import is_wrong_question
 from levibot.resilience.guard import Guard
 from levibot.stores.redis import ask
 from levibot.telemetry.metrics import DEFAULT, Metrics
@@ -143,8 +144,8 @@ class Cache(Generic[T]):
         """The value of a key: from this process, from Redis, or what `await load()` returns.
 
         load: bounds its own time, and raises LeviBotError where it fails; None where there is no value.
-        Raises what it raised when there is no older value within the grace; a UsageError always: it says that
-        the question is wrong.
+        Raises what it raised when there is no older value within the grace, and always when it says that the
+        question is wrong (UsageError, but not DataError).
         """
         now = self._clock.now()
         entry = self._l1.get(key)
@@ -185,9 +186,9 @@ class Cache(Generic[T]):
             self._miss_l2.inc()
         try:
             value = await load()
-        except UsageError:
-            raise
         except LeviBotError as exc:
+            if is_wrong_question(exc):
+                raise
             return self._stale(key, stored, exc)
         entry, text = self._entry(value)
         # Not when it was invalidated meanwhile.

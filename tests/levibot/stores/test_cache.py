@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from levibot.clock import ManualClock
-from levibot.errors import DataError, SourceUnavailable, StoreUnavailable, UsageError
+from levibot.errors import DataError, SourceUnavailable, StoreUnavailable, UnknownSymbol, UsageError
 from levibot.stores.cache import BYTES, JSON, Cache, Cached, cached
 from levibot.stores.redis import open_redis
 from levibot.stores.server_process import free_port
@@ -221,9 +221,12 @@ async def test_a_wrong_question_is_not_answered_from_the_past(build: Build, cloc
     cache, source = build(), Source("old")
     await cache.get_or_load("k", source.load)
     clock.advance(61.0)
-    source.value = DataError("There is no such symbol.")
-    with pytest.raises(DataError):
+    source.value = UnknownSymbol("There is no such symbol.")
+    with pytest.raises(UnknownSymbol):
         await cache.get_or_load("k", source.load)
+    # Bad data is the source's fault: what is old is better.
+    source.value = DataError("A price below zero.")
+    assert (await cache.get_or_load("k", source.load)).is_stale
 
 
 async def test_an_unforeseen_error_passes(build: Build, clock: ManualClock) -> None:
