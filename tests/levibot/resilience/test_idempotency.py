@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from levibot.errors import DataError, NotReady, StoreError, StoreUnavailable, UsageError
 from levibot.resilience.deadline import deadline
 from levibot.resilience.idempotency import Done, Idempotency, fingerprint
 from levibot.stores.redis import open_redis
+from levibot.stores.server_process import free_port
+from levibot.stores.valkey_server import ValkeyServer
 
 pytestmark = pytest.mark.stores
 
@@ -40,8 +43,12 @@ JSON = st.recursive(
 class Work:
     """An operation that counts how often it is done, and how many do it at the same time."""
 
-    def __init__(self, *, takes_s: float = 0.0, fails: int = 0) -> None:
+    def __init__(self, *, takes_s: float = 0.0, fails: int = 0, is_held: bool = False) -> None:
         self.tokens: list[int] = []
+        self.has_begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        if not is_held:
+            self.may_end.set()
         self.most_at_once = 0
         self._at_once = 0
         self._takes_s = takes_s
@@ -51,8 +58,10 @@ class Work:
         self.tokens.append(token)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
+        self.has_begun.set()
         try:
             await asyncio.sleep(self._takes_s)
+            await self.may_end.wait()
             if len(self.tokens) <= self._fails:
                 raise StoreUnavailable("planted")
             return {"done": token, "parts": [1.5, None]}
@@ -101,35 +110,39 @@ async def test_other_keys_are_not_held_up(keys: Idempotency, key: str) -> None:
 
 
 async def test_the_same_key_with_another_request_is_refused(keys: Idempotency, key: str) -> None:
-    work = Work(takes_s=0.2)
+    work = Work(is_held=True)
     writing = asyncio.create_task(keys.run(key, ORDER, work.do))
-    await asyncio.sleep(0.1)
+    await work.has_begun.wait()
     for _ in range(2):
         with pytest.raises(UsageError, match="used with another request"):
             await keys.run(key, fingerprint({"side": "sell"}), work.do)
+        work.may_end.set()
         await writing
     assert work.tokens == [1]
 
 
 async def test_a_repeat_that_has_waited_long_enough_is_told_so(client: Redis, key: str) -> None:
     keys = Idempotency(client, ttl_s=60.0, lease_s=5.0, wait_s=0.1)
-    work = Work(takes_s=1.0)
+    work = Work(is_held=True)
     writing = asyncio.create_task(keys.run(key, ORDER, work.do))
-    await asyncio.sleep(0.05)
+    await work.has_begun.wait()
     with pytest.raises(NotReady, match="in progress") as refusal:
         await keys.run(key, ORDER, work.do)
+    work.may_end.set()
     assert refusal.value.retry_after_s is not None
     assert 0.0 < refusal.value.retry_after_s <= 5.0
     assert not (await writing).is_repeat
 
 
 async def test_a_deadline_bounds_the_wait(keys: Idempotency, key: str) -> None:
-    writing = asyncio.create_task(keys.run(key, ORDER, Work(takes_s=1.0).do))
-    await asyncio.sleep(0.05)
+    work = Work(is_held=True)
+    writing = asyncio.create_task(keys.run(key, ORDER, work.do))
+    await work.has_begun.wait()
     started = time.monotonic()
     with deadline(0.1), pytest.raises(NotReady, match="in progress"):
         await keys.run(key, ORDER, Work().do)
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 5.0
+    work.may_end.set()
     await writing
 
 
@@ -146,8 +159,9 @@ async def test_an_operation_that_failed_is_done_by_the_repeat(keys: Idempotency,
 
 async def test_a_cancelled_writer_frees_the_key_at_once(client: Redis, key: str) -> None:
     keys = Idempotency(client, ttl_s=60.0, lease_s=60.0, wait_s=0.0)
-    writing = asyncio.create_task(keys.run(key, ORDER, Work(takes_s=60.0).do))
-    await asyncio.sleep(0.1)
+    work = Work(is_held=True)
+    writing = asyncio.create_task(keys.run(key, ORDER, work.do))
+    await work.has_begun.wait()
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
@@ -222,6 +236,61 @@ async def test_without_redis_nothing_is_done(key: str) -> None:
         await Idempotency(away, ttl_s=60.0, lease_s=1.0).run(key, ORDER, work.do)
     assert work.tokens == []
     await away.aclose()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A server of this test's own, which may be killed."""
+    own = ValkeyServer(tmp_path / "redis", tmp_path / "redis.log", free_port(), "secret")
+    own.start()
+    own.wait()
+    yield own
+    own.stop()
+
+
+def kill(server: ValkeyServer) -> None:
+    assert server.process is not None
+    server.process._child.kill()
+    server.process._child.wait()
+
+
+@pytest.mark.parametrize("outcome", ["done", "failed"])
+async def test_a_redis_that_dies_during_the_work_is_said(server: ValkeyServer, outcome: str) -> None:
+    client = open_redis(server.url, timeout_s=2.0)
+    keys = Idempotency(client, ttl_s=60.0, lease_s=0.3)
+    work = Work(is_held=True, fails=outcome == "failed")
+    with capture_logs() as logs:
+        writing = asyncio.create_task(keys.run("order", ORDER, work.do))
+        await work.has_begun.wait()
+        kill(server)
+        await asyncio.sleep(0.3)
+        work.may_end.set()
+        said = "was done, but its result could not be stored" if outcome == "done" else "planted"
+        with pytest.raises(StoreError, match=said):
+            await writing
+    told = {line["event"] for line in logs}
+    assert told >= {"a claim could not be renewed"}
+    assert ("a claim ends with its lease only" in told) == (outcome == "failed")
+    # The claim is still there when the server is back, and ends with its lease.
+    server.start()
+    await asyncio.to_thread(server.wait)
+    work.may_end.set()
+    assert (await keys.run("order", ORDER, work.do)).result["done"] == 2
+    await client.aclose()
+
+
+async def test_a_writer_hears_that_it_was_overtaken(client: Redis, key: str) -> None:
+    keys = Idempotency(client, ttl_s=60.0, lease_s=0.3)
+    slow = Work(is_held=True)
+    with capture_logs() as logs:
+        writing = asyncio.create_task(keys.run(key, ORDER, slow.do))
+        await slow.has_begun.wait()
+        await client.hincrby(f"idem:{key}", "token", 1)
+        await asyncio.sleep(0.4)
+        slow.may_end.set()
+        # The other writer is gone without a result: its claim ends, and this one does it again.
+        assert (await writing).result["done"] == 3
+    assert [line["event"] for line in logs] == ["a claim was overtaken"]
 
 
 async def test_a_result_that_cannot_be_stored_is_said(client: Redis, keys: Idempotency, key: str) -> None:
