@@ -6,7 +6,7 @@ The ClickHouse engine in process allows one process a path, so one actor holds i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -27,6 +27,8 @@ from levibot.stores.events import Event, EventStore
 from levibot.telemetry.logging import configure_logging
 
 T = TypeVar("T")
+# Keeps events that could not be written, given the reason. Raises LeviBotError when it cannot.
+Lost = Callable[[Sequence[Event], str], Awaitable[None]]
 
 NAME = "event_log"
 MAX_BATCH = 5_000
@@ -116,12 +118,13 @@ def _append(events: Sequence[Event], store: EventStore) -> None:
 
 
 class Client:
-    """Tells the event log what happened. What the log cannot take is said in this process's own log.
+    """Tells the event log what happened. What the log cannot take is handed to `lost`, to be kept for later.
 
-    The named fallback of this call is the JSON log line: an event is never the reason that work stops.
+    The last fallback of this call is the JSON log line: an event is never the reason that work stops.
     """
 
-    def __init__(self, process: str) -> None:
+    def __init__(self, process: str, lost: Lost | None = None) -> None:
+        self._lost = lost
         self._guard = Guard(
             f"{process}:{NAME}",
             timeout_s=APPEND_TIMEOUT_S,
@@ -147,7 +150,15 @@ class Client:
         try:
             await self._guard.call(self._send, events)
         except (LeviBotError, RayError, ValueError) as exc:
-            log.error("events were not written", count=len(events), reason=str(exc))
+            reason = str(exc)
+            try:
+                if self._lost is not None:
+                    await self._lost(events, reason)
+                    log.warning("events are kept for later", count=len(events), reason=reason)
+                    return
+            except LeviBotError as problem:
+                reason = f"{reason} They are not kept for later either: {problem}"
+            log.error("events were not written", count=len(events), reason=reason)
 
     async def _send(self, events: Sequence[Event]) -> None:
         # ValueError: there is no actor of this name.

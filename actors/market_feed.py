@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 from ray.actor import ActorHandle
 
-from actors import event_log, online_features
+from actors import event_letters, event_log, online_features
 from actors.detached import start_detached
 from levibot.errors import LeviBotError, SourceUnavailable, StoreUnavailable
 from levibot.market.ingest import Ingest, Ingested
@@ -38,7 +38,7 @@ class MarketFeed:
         configure_logging(settings.log_level, NAME)
         self._settings = settings
         self._clock = settings.clock()
-        self._events = event_log.Client(NAME)
+        self._events = event_log.Client(NAME, event_letters.keeper(settings))
         # Its fallback is to wait: what was missed is read again from the source.
         self._guard = Guard(
             NAME,

@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from actors import event_log
+from actors import event_letters, event_log
 from deployments.loopback import keep_to_loopback
 from deployments.model import TRAIN
 from levibot.errors import LeviBotError, NotReady, RegistryError
@@ -70,7 +70,7 @@ class Router:
         self._computing: asyncio.Task[dict[str, Signal]] | None = None
         self._refused: dict[str, tuple[float, RegistryError]] = {}
         self._told: dict[str, Signal] = {}
-        self._events = event_log.Client("router")
+        self._events = event_log.Client("router", event_letters.keeper(settings))
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     async def signal(self, symbol: str) -> Routed:

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.commands import backtest, market, run, stores
+from levibot.commands import backtest, dead_letters, market, run, stores
 from levibot.commands.shared import console
 from levibot.errors import LeviBotError, UsageError
 
@@ -31,6 +31,7 @@ for command in (
     stores.migrate,
 ):
     app.command()(command)
+app.add_typer(dead_letters.group, name="dead-letters")
 
 
 def _version(show: bool) -> None:

@@ -8,9 +8,15 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from levibot.clock import Clock
-from levibot.errors import LeviBotError, NotReady
+from levibot.errors import DataError, LeviBotError, NotReady, UsageError
 
 T = TypeVar("T")
+
+
+def is_wrong_question(exc: BaseException) -> bool:
+    """Whether an error speaks of what was asked, so that no other place has a better answer to it."""
+    # Bad data is its place's fault, and another place may have good data.
+    return isinstance(exc, UsageError) and not isinstance(exc, DataError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +64,22 @@ class Fallback(Generic[T]):
     async def get(self) -> Answered[T]:
         """The answer of the first link that has one.
 
-        Raises NotReady, naming what each link said, when none has.
+        Raises NotReady, naming what each link said, when none has; a wrong question (UsageError) as it is.
         """
         problems: list[str] = []
         for link in self._links:
             try:
                 found = await link.load()
             except LeviBotError as exc:
+                if is_wrong_question(exc):
+                    raise
                 problems.append(f"{link.name}: {exc.message}")
                 continue
             if found is None:
                 problems.append(f"{link.name}: nothing is there.")
+                continue
+            if found.as_of.tzinfo is None:
+                problems.append(f"{link.name}: its answer is as of {found.as_of}, without a time zone.")
                 continue
             age_s = max(0.0, (self._clock.now() - found.as_of).total_seconds())
             return Answered(found.value, link.name, found.as_of, age_s, tuple(problems))
