@@ -108,6 +108,11 @@ class EventWriter:
         """Whether ClickHouse took no events when it was last asked to."""
         return self._is_away
 
+    @property
+    def n_spooled(self) -> int:
+        """How many events wait on disk."""
+        return self._n_spooled
+
     async def status(self) -> dict[str, int | bool | str]:
         """What waits on disk, what was set aside there, and why ClickHouse takes nothing, if it does not."""
         n_bytes, n_corrupt = await self._on_disk(lambda spool: (spool.n_bytes, spool.n_corrupt))
@@ -177,11 +182,17 @@ class EventWriter:
 
     async def _is_written(self, rows: list[EventRow]) -> bool:
         """Write them to ClickHouse, if it is there and nothing older waits; returns whether it has them."""
+        if self._n_spooled and not self._is_away and self._n_spooled <= MAX_BATCH and self._replayer:
+            # The last of it is on its way. Without a pause it would never run empty under steady writing.
+            await asyncio.wait({self._replayer}, timeout=self._write_timeout_s)
         if self._is_away or self._n_spooled:
             return False
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await self._store.run(partial(_append, rows))
+        except TimeoutError as exc:
+            self._go_away(exc, f"It has not taken {len(rows)} events within {self._write_timeout_s:g} s.")
+            return False
         except Exception as exc:  # noqa: BLE001 - whatever it is, the events are kept
             self._go_away(exc)
             return False
@@ -193,16 +204,21 @@ class EventWriter:
             self._replayer = asyncio.create_task(self._replay())
 
     async def _replay(self) -> None:
-        """Send the spool to ClickHouse, oldest first, until it is empty."""
+        """Send the spool to ClickHouse, oldest first, until it is empty and ClickHouse is there."""
         wait_s = FIRST_RETRY_S
         while True:
             try:
                 oldest = await self._on_disk(lambda spool: spool.oldest(MAX_BATCH))
                 if oldest is None:
+                    if self._is_away:
+                        # What went away with nothing to spool, its disk being full, comes back by itself too.
+                        await self._store.run(_ping)
+                        self._come_back()
                     if self._n_spooled:
                         continue
                     break
                 await self._store.run(partial(_append, oldest.rows))
+                self._come_back()
                 await self._on_disk(partial(_drop, oldest))
             except Exception as exc:  # noqa: BLE001 - it is tried again for as long as something waits
                 self._go_away(exc)
@@ -211,7 +227,7 @@ class EventWriter:
             else:
                 wait_s = FIRST_RETRY_S
                 self._show()
-        self._come_back()
+        self._show()
 
     async def _on_disk(self, call: Callable[[EventSpool], T]) -> T:
         return await asyncio.wrap_future(self._disk.submit(self._with_spool, call))
@@ -229,16 +245,16 @@ class EventWriter:
             self._spool.close()
             self._spool = None
 
-    def _go_away(self, exc: Exception) -> None:
+    def _go_away(self, exc: Exception, reason: str = "") -> None:
+        reason = reason or str(exc) or repr(exc)
         if not self._is_away:
-            log.error("ClickHouse takes no events; they go to the spool", reason=str(exc) or repr(exc))
-        self._is_away, self._problem = True, str(exc) or repr(exc)
+            log.error("ClickHouse takes no events; they go to the spool", reason=reason)
+        self._is_away, self._problem = True, reason
 
     def _come_back(self) -> None:
         if self._is_away:
             log.info("ClickHouse takes events again")
         self._is_away, self._problem = False, ""
-        self._show()
 
     def _show(self) -> None:
         self._metrics.events_spooled.set(self._n_spooled)
@@ -246,6 +262,10 @@ class EventWriter:
 
 def _append(rows: Sequence[EventRow], store: EventStore) -> None:
     store.append_rows(rows)
+
+
+def _ping(store: EventStore) -> None:
+    store.ping()
 
 
 def _drop(waiting: Waiting, spool: EventSpool) -> None:
