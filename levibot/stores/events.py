@@ -22,7 +22,7 @@ from levibot.stores.event import Event, EventRow, instant, microseconds
 from levibot.stores.event_query import MAX_READ, EventCursor, EventPage, EventQuery
 from levibot.stores.query_profile import PROFILE, QueryProfile
 
-__all__ = ["MAX_READ", "Event", "EventPage", "EventQuery", "EventStore", "HourlyCount"]
+__all__ = ["MAX_READ", "Event", "EventCursor", "EventPage", "EventQuery", "EventStore", "HourlyCount"]
 
 HOURLY = (
     "SELECT toUnixTimestamp64Micro(toDateTime64(hour, 6, 'UTC')), event_type, uniqExactMerge(ids) "
