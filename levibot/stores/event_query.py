@@ -71,13 +71,20 @@ class EventQuery:
         filters = ("event_type", "symbol", "since", "trace_id", "after")
         return " ".join(["read", *(name for name in filters if getattr(self, name) is not None)])
 
-    def sql(self) -> str:
-        """The query, with the names of `parameters` for its values."""
-        conditions = ["1"]
-        if self.event_type is not None:
-            conditions.append("event_type = {event_type:String}")
-        if self.symbol is not None:
-            conditions.append("symbol = {symbol:String}")
+    @property
+    def has_window(self) -> bool:
+        """Whether the hourly counts tell how far back the events lie that are asked for."""
+        return self.trace_id is None
+
+    def sql(self, *, in_window: bool = False) -> str:
+        """The query, with the names of `parameters` for its values.
+
+        in_window: look back only as far as the hourly counts say is enough. They are an estimate: an answer
+        that is short of rows says nothing of what lies further back.
+        """
+        conditions = self._conditions()
+        if in_window:
+            conditions.append(f"ts >= ({self._window()})")
         if self.trace_id is not None:
             conditions.append("trace_id = {trace_id:String}")
         if self.since is not None:
@@ -89,6 +96,29 @@ class EventQuery:
         return (
             f"SELECT {_COLUMNS} FROM events WHERE {' AND '.join(conditions)} "
             "ORDER BY ts DESC, event_id DESC LIMIT {n_rows:UInt64}"
+        )
+
+    def _conditions(self) -> list[str]:
+        """Those that the hourly counts know too."""
+        conditions = ["1"]
+        if self.event_type is not None:
+            conditions.append("event_type = {event_type:String}")
+        if self.symbol is not None:
+            conditions.append("symbol = {symbol:String}")
+        return conditions
+
+    def _window(self) -> str:
+        """The hour from which on there are enough events: twice as many, since repeats are counted too."""
+        conditions = self._conditions()
+        if self.since is not None:
+            conditions.append("hour > fromUnixTimestamp64Micro({since_us:Int64}, 'UTC') - INTERVAL 1 HOUR")
+        if self.after is not None:
+            # Of the cursor's own hour it is not known what lies behind the cursor.
+            conditions.append("hour <= fromUnixTimestamp64Micro({after_us:Int64}, 'UTC') - INTERVAL 1 HOUR")
+        return (
+            "SELECT min(hour) FROM (SELECT hour, sum(sum(n_rows)) OVER (ORDER BY hour DESC "
+            "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS n_newer FROM events_hourly "
+            f"WHERE {' AND '.join(conditions)} GROUP BY hour) WHERE n_newer < 2 * {{n_rows:UInt64}}"
         )
 
     def parameters(self, n_rows: int) -> dict[str, Any]:

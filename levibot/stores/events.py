@@ -134,11 +134,15 @@ class EventStore:
 
     def _find(self, query: EventQuery, n_events: int) -> list[Event]:
         n_rows = n_events
-        sql = query.sql()
+        in_window = query.has_window
         while True:
             # Repeats are rare. A LIMIT 1 BY would sort the whole table on every read.
-            with self._asking("read", query.name):
+            sql = query.sql(in_window=in_window)
+            with self._asking("read", query.name if in_window else f"{query.name} in full"):
                 rows = self._client.query(sql, parameters=query.parameters(n_rows)).result_rows
+            if in_window and len(rows) < n_rows:
+                in_window = False
+                continue
             once: dict[str, EventRow] = {}
             for row in rows:
                 once.setdefault(row[3], EventRow(*row))

@@ -200,6 +200,62 @@ def test_no_page_repeats_or_skips_an_event_while_others_are_appended(store: Even
     assert seen == sorted(seen, key=lambda e: (e.ts, e.event_id), reverse=True)
 
 
+def test_every_list_is_what_a_plain_sort_says(store: EventStore, kind: str) -> None:
+    # Market time jumps back when a replay begins again; a type may be rare, an hour crowded, a repeat late.
+    rng = random.Random(11)
+    starts = [datetime(2023, 1, day, tzinfo=UTC) for day in (1, 9, 2, 30, 1)]
+    kinds = [f"{kind}-{name}" for name in ("often", "often", "often", "often", "seldom", "once")]
+    written: list[Event] = []
+    for start in starts:
+        batch = [
+            Event(
+                rng.choice(kinds[: 5 if start.day > 1 else 6]),
+                symbol,
+                start + timedelta(minutes=i**2 // 7),
+                {},
+            )
+            for i in range(60)
+            for symbol in rng.sample(("", "BTCUSDT", "ETHUSDT"), 1)
+        ]
+        written += batch
+        store.append(batch + rng.sample(written, 20))
+    for _ in range(60):
+        query = EventQuery(
+            rng.choice((1, 2, 10, 60, 400)),
+            rng.choice(kinds),
+            rng.choice((None, None, "", "BTCUSDT")),
+            rng.choice((None, starts[1] + timedelta(minutes=31), rng.choice(written).ts)),
+            after=rng.choice((None, EventCursor((e := rng.choice(written)).ts, e.event_id))),
+        )
+        expected = [
+            e
+            for e in sorted(written, key=lambda e: (e.ts, e.event_id), reverse=True)
+            if e.event_type == query.event_type
+            and query.symbol in (None, e.symbol)
+            and (query.since is None or e.ts >= query.since)
+            and (query.after is None or (e.ts, e.event_id) < (query.after.ts, query.after.event_id))
+        ]
+        page = store.page(query)
+        assert list(page.events) == expected[: query.limit]
+        assert (page.next_cursor is None) == (len(expected) <= query.limit)
+
+
+def test_a_list_is_whole_also_where_the_hourly_counts_are_wrong(store: EventStore, kind: str) -> None:
+    written = [Event(kind, "BTCUSDT", NOON - timedelta(hours=i), {}) for i in range(30)]
+    store.append(written)
+    # Counted, and not there: the counts say that one hour is enough.
+    store._client.command(
+        "INSERT INTO events_hourly (arrived_on, hour, event_type, symbol, n_rows) "
+        "SELECT today(), hour, event_type, symbol, 1000 FROM events_hourly WHERE event_type = {kind:String}",
+        parameters={"kind": kind},
+    )
+    assert list(store.page(EventQuery(20, kind)).events) == written[:20]
+    # There, and not counted.
+    store._client.command("ALTER TABLE events_hourly DELETE WHERE 1 SETTINGS mutations_sync = 2")
+    assert list(store.page(EventQuery(20, kind)).events) == written[:20]
+    assert list(store.page(EventQuery(100, kind)).events) == written
+
+
 def test_a_page_without_events_is_the_last(store: EventStore, kind: str) -> None:
     page = store.page(EventQuery(10, kind))
     assert (page.events, page.next_cursor) == ((), None)
