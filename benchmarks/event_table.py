@@ -14,7 +14,7 @@ from clickhouse_connect.driver.client import Client
 
 from levibot.stores.clickhouse import open_clickhouse
 from levibot.stores.clickhouse_migrations import migrate_clickhouse
-from levibot.stores.event import instant
+from levibot.stores.event import Event, EventRow
 from levibot.stores.event_query import EventCursor, EventQuery
 from levibot.stores.events import HOURLY
 from levibot.stores.migrations import sql_files
@@ -72,14 +72,14 @@ class EventTable:
         self._engine = chdb.connect(str(folder))
         migrate_clickhouse(self.client, self.where)
         self.end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-        values = {"n_rows": n_rows, "end_us": int(self.end.timestamp()) * 1_000_000}
+        self._values = {"n_rows": n_rows, "end_us": int(self.end.timestamp()) * 1_000_000}
         tables = ["events"]
         if with_before:
             first = sql_files("clickhouse")[0].read_text().rstrip().rstrip(";")
             self.client.command(first.replace("EXISTS events\n", "EXISTS events_before\n"))
             tables.append("events_before")
         for table in tables:
-            self.client.command(f"INSERT INTO {table} ({COLUMNS}) {ROWS}", parameters=values)
+            self.client.command(f"INSERT INTO {table} ({COLUMNS}) {ROWS}", parameters=self._values)
 
     def close(self) -> None:
         self._engine.close()
@@ -87,28 +87,27 @@ class EventTable:
 
     def queries(self) -> list[Asked]:
         """The ten. `GET /events` asks with one row more than it shows."""
-        middle = self._event_at(self.n_rows // 2)
-        cursor = EventCursor(instant(middle[0]), middle[1])
+        middle = self.event_at(self.n_rows // 2)
+        cursor = EventCursor(middle.ts, middle.event_id)
         since = self.end - timedelta(days=1)
-        api = "`GET /events`"
         asked = [
-            _read("newest", api, EventQuery()),
-            _read("newest of a type", f"{api}`?event_type=`", EventQuery(event_type="signal")),
-            _read("newest of a symbol", f"{api}`?symbol=`", EventQuery(symbol="BTCUSDT")),
+            _read("newest", "/events", EventQuery()),
+            _read("newest of a type", "/events?event_type=", EventQuery(event_type="signal")),
+            _read("newest of a symbol", "/events?symbol=", EventQuery(symbol="BTCUSDT")),
             _read(
                 "newest of a type and symbol",
-                f"{api}`?event_type=&symbol=`",
+                "/events?event_type=&symbol=",
                 EventQuery(event_type="drift", symbol="BTCUSDT"),
             ),
-            _read("newest since an instant", f"{api}`?since=`", EventQuery(since=since)),
-            _read("page after a cursor", f"{api}`?after=`", EventQuery(after=cursor)),
+            _read("newest since an instant", "/events?since=", EventQuery(since=since)),
+            _read("page after a cursor", "/events?after=", EventQuery(after=cursor)),
             _read(
                 "page of a type and symbol",
-                f"{api}`?event_type=&symbol=&after=`",
+                "/events?event_type=&symbol=&after=",
                 EventQuery(event_type="signal", symbol="BTCUSDT", after=cursor),
             ),
             _read("newest refused models", "dashboard", EventQuery(event_type="model_refused")),
-            _read("events of one request", "operator", EventQuery(trace_id=middle[2])),
+            _read("events of one request", "operator", EventQuery(trace_id=middle.trace_id)),
         ]
         before = (
             "SELECT toStartOfHour(ts) AS hour, event_type, uniqExact(event_id) FROM events_before "
@@ -135,14 +134,13 @@ class EventTable:
         result = self._engine.query(sql, "Null", params=texts)
         return Reading(parts, granules, int(result.storage_rows_read()))
 
-    def _event_at(self, number: int) -> tuple[int, str, str]:
-        sql = f"SELECT toUnixTimestamp64Micro(ts), event_id, trace_id FROM ({ROWS}) WHERE number = {number}"
-        values = {"n_rows": self.n_rows, "end_us": int(self.end.timestamp()) * 1_000_000}
-        sql = sql.replace("FROM numbers({n_rows:UInt64})", f"FROM numbers({number}, 1)").replace(
-            f" WHERE number = {number}", ""
-        )
-        ts_us, event_id, trace_id = self.client.query(sql, parameters=values).result_rows[0]
-        return ts_us, event_id, trace_id
+    def event_at(self, number: int) -> Event:
+        """The event of that number, 0 is the oldest."""
+        sql = f"SELECT {COLUMNS}, toUnixTimestamp64Micro(ts) FROM ({ROWS})"
+        sql = sql.replace("numbers({n_rows:UInt64})", f"numbers({number}, 1)")
+        (row,) = self.client.query(sql, parameters=self._values).result_rows
+        event_type, symbol, _, event_id, trace_id, payload, _, ts_us = row
+        return EventRow(event_type, symbol, ts_us, event_id, trace_id, payload).event()
 
 
 def _read(name: str, by: str, query: EventQuery) -> Asked:

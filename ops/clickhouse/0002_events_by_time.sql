@@ -14,8 +14,8 @@ CREATE TABLE events_next
     trace_id   String,
     payload    String CODEC(ZSTD),              -- JSON
     arrived_at DateTime('UTC') DEFAULT now(),
-    INDEX of_type event_type TYPE set(0) GRANULARITY 1,
-    INDEX of_symbol symbol TYPE set(0) GRANULARITY 1,
+    INDEX of_type event_type TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX of_symbol symbol TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX of_trace trace_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
 -- Repeats of one event lie side by side, so merges remove them. Readers do not rely on it.
