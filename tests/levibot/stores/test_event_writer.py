@@ -29,6 +29,7 @@ class FakeStore(EventStore):
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.delay_s = 0.0
+        self.n_asked = 0
         self.go = threading.Event()
         self.go.set()
         self.writes: list[list[EventRow]] = []
@@ -41,6 +42,8 @@ class FakeStore(EventStore):
         self.writes.append(list(rows))
 
     def ping(self) -> float:
+        if not self.go.is_set():
+            self.n_asked += 1
         self.go.wait(30)
         if self.error is not None:
             raise self.error
@@ -184,6 +187,21 @@ async def test_a_full_spool_refuses_counts_and_goes_on_once_there_is_room(tmp_pa
     await bench.until(lambda: not bench.writer.is_away)
     await bench.writer.append(events(kept))
     assert bench.store.ids == [str(number) for number in range(kept + 1)]
+    await bench.close()
+
+
+async def test_an_event_that_comes_as_the_store_comes_back_is_sent_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "spool", limit_bytes=2_000)
+    bench.store.error = StoreUnavailable("Away.")
+    # Away, and nothing to send: the store is asked for a sign of life.
+    with pytest.raises(StoreUnavailable, match="is full"):
+        await bench.writer.append(events(0, text="y" * 5_000))
+    bench.store.go.clear()
+    bench.store.error = None
+    await bench.until(lambda: bench.store.n_asked > 0)
+    await bench.writer.append(events(1))
+    bench.store.go.set()
+    await bench.until(lambda: bench.store.ids == ["1"])
     await bench.close()
 
 
