@@ -76,15 +76,21 @@ class EventQuery:
         """Whether the hourly counts tell how far back the events lie that are asked for."""
         return self.trace_id is None
 
-    def sql(self, *, in_window: bool = False) -> str:
+    def sql(self, *, in_window: bool = False, is_older: bool = False) -> str:
         """The query, with the names of `parameters` for its values.
 
         in_window: look back only as far as the hourly counts say is enough. They are an estimate: an answer
-        that is short of rows says nothing of what lies further back.
+        that is short of rows says nothing of what lies further back. Each row then ends with the beginning of
+        the window. is_older: what lies before the window that begins at `window_us`.
         """
+        columns = _COLUMNS
         conditions = self._conditions()
         if in_window:
-            conditions.append(f"ts >= ({self._window()})")
+            window = f"({self._window()})"
+            columns += f", toUnixTimestamp64Micro(CAST({window} AS DateTime64(6, 'UTC')))"
+            conditions.append(f"ts >= {window}")
+        if is_older:
+            conditions.append("ts < fromUnixTimestamp64Micro({window_us:Int64}, 'UTC')")
         if self.trace_id is not None:
             conditions.append("trace_id = {trace_id:String}")
         if self.since is not None:
@@ -94,7 +100,7 @@ class EventQuery:
             bound = "fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')"
             conditions.append(f"ts <= {bound} AND (ts < {bound} OR event_id < {{after_id:String}})")
         return (
-            f"SELECT {_COLUMNS} FROM events WHERE {' AND '.join(conditions)} "
+            f"SELECT {columns} FROM events WHERE {' AND '.join(conditions)} "
             "ORDER BY ts DESC, event_id DESC LIMIT {n_rows:UInt64}"
         )
 

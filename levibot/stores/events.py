@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from clickhouse_connect.driver.client import Client
 
@@ -134,21 +134,35 @@ class EventStore:
 
     def _find(self, query: EventQuery, n_events: int) -> list[Event]:
         n_rows = n_events
-        in_window = query.has_window
         while True:
             # Repeats are rare. A LIMIT 1 BY would sort the whole table on every read.
-            sql = query.sql(in_window=in_window)
-            with self._asking("read", query.name if in_window else f"{query.name} in full"):
-                rows = self._client.query(sql, parameters=query.parameters(n_rows)).result_rows
-            if in_window and len(rows) < n_rows:
-                in_window = False
-                continue
+            rows = self._newest_rows(query, n_rows)
             once: dict[str, EventRow] = {}
             for row in rows:
-                once.setdefault(row[3], EventRow(*row))
+                once.setdefault(row.event_id, row)
             if len(once) >= n_events or len(rows) < n_rows:
                 return [row.event() for row in list(once.values())[:n_events]]
             n_rows *= 2
+
+    def _newest_rows(self, query: EventQuery, n_rows: int) -> list[EventRow]:
+        """The newest rows, repeats among them; fewer than asked for only when there are no more."""
+        if not query.has_window:
+            return self._rows(query.name, query.sql(), query.parameters(n_rows))[0]
+        rows, window_us = self._rows(query.name, query.sql(in_window=True), query.parameters(n_rows))
+        if len(rows) < n_rows:
+            parameters = query.parameters(n_rows - len(rows))
+            if window_us is not None:
+                parameters["window_us"] = window_us
+            older = query.sql(is_older=window_us is not None)
+            rows += self._rows(f"{query.name} behind the window", older, parameters)[0]
+        return rows
+
+    def _rows(self, name: str, sql: str, parameters: dict[str, Any]) -> tuple[list[EventRow], int | None]:
+        """The rows, and where the window begins that they lie in, where they say so."""
+        with self._asking("read", name):
+            rows = self._client.query(sql, parameters=parameters).result_rows
+        has_window = bool(rows) and len(rows[0]) > len(EventRow._fields)
+        return [EventRow(*row[: len(EventRow._fields)]) for row in rows], rows[0][-1] if has_window else None
 
     @contextmanager
     def _asking(self, what: str, query: str = "") -> Iterator[None]:
