@@ -1,4 +1,4 @@
-"""The owner of the event store: everything that happens is written here.
+"""The owner of the event store: everything that happens is written here, and read from here.
 
 The ClickHouse engine in process allows one process a path, so one actor holds it for the cluster.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import datetime
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 import structlog
@@ -18,12 +17,16 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors import NAMESPACE
+from actors.answers import answer_of
 from actors.detached import start_detached
-from levibot.errors import DataError, LeviBotError, NotReady
+from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
-from levibot.stores.connect import open_events
-from levibot.stores.events import Event, EventStore
+from levibot.stores.connect import open_event_spool, open_events
+from levibot.stores.event_thread import EventThread
+from levibot.stores.event_writer import EventWriter
+from levibot.stores.events import Event, EventPage, EventQuery, EventStore, HourlyCount
+from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.logging import configure_logging
 
 T = TypeVar("T")
@@ -31,32 +34,30 @@ T = TypeVar("T")
 Lost = Callable[[Sequence[Event], str], Awaitable[None]]
 
 NAME = "event_log"
-MAX_BATCH = 5_000
 APPEND_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 2.0
 MAX_TELLING = 100
 log = structlog.get_logger()
 
 
 class EventLog:
-    """Appends events in groups: one write for all who wait, each answered when it is durable."""
+    """Appends events in groups. A caller is answered when its events are durable, wherever that is."""
 
     def __init__(self, settings: Settings) -> None:
         configure_logging(settings.log_level, NAME)
-        # The engine belongs to one thread.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse")
-        self._settings = settings
-        self._store: EventStore | None = None
-        self._waiting: list[tuple[Sequence[Event], asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        # Opened at the first call and not here: an actor whose constructor fails is never restarted.
+        self._store = EventThread(lambda: open_events(settings))
+        self._writer = EventWriter(self._store, lambda: open_event_spool(settings))
+        # What an earlier process left on disk does not wait for the next event.
+        self._starting = asyncio.get_running_loop().create_task(self._start())
 
     async def append(self, events: Sequence[Event]) -> int:
         """Write events; returns how many, once they are durable. A repeat of the same event is one event."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((events, done))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_waiting())
-        await done
-        return len(events)
+        return await self._writer.append(events)
+
+    async def page(self, query: EventQuery) -> EventPage:
+        """One page of the list, newest first. Raises StoreUnavailable while ClickHouse is away."""
+        return await self._ask(lambda store: store.page(query))
 
     async def read(
         self,
@@ -66,55 +67,48 @@ class EventLog:
         since: datetime | None = None,
     ) -> list[Event]:
         """The newest events first."""
-        return await self._run(lambda store: store.read(limit, event_type, symbol, since))
+        return await self._ask(lambda store: store.read(limit, event_type, symbol, since))
+
+    async def hourly(self, since: datetime) -> list[HourlyCount]:
+        """How many events each hour and type has, oldest first."""
+        return await self._ask(lambda store: store.hourly(since))
 
     async def count(self) -> int:
         """How many events are stored."""
-        return await self._run(EventStore.count)
+        return await self._ask(EventStore.count)
 
     async def ping(self) -> bool:
         """True once the actor and its engine answer."""
-        await self._run(EventStore.ping)
+        await self._store.ask(EventStore.ping)
         return True
 
-    async def _write_waiting(self) -> None:
-        while self._waiting:
-            group: list[tuple[Sequence[Event], asyncio.Future[None]]] = []
-            n_events = 0
-            while self._waiting and (not group or n_events + len(self._waiting[0][0]) <= MAX_BATCH):
-                group.append(self._waiting.pop(0))
-                n_events += len(group[-1][0])
-            outcome = await self._write([event for events, _ in group for event in events])
-            for events, done in group:
-                # One caller's broken event is not the others' fault: each is written by itself.
-                is_shared = isinstance(outcome, DataError) and len(group) > 1
-                problem = await self._write(events) if is_shared else outcome
-                if done.done():
-                    continue
-                if problem is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(problem)
+    async def status(self) -> dict[str, int | bool | str]:
+        """What waits on disk, and why ClickHouse takes nothing, if it does not."""
+        return await self._writer.status()
 
-    async def _write(self, events: Sequence[Event]) -> Exception | None:
+    async def slow_queries(self) -> list[dict[str, Any]]:
+        """What this process's queries cost, most first."""
+        return [asdict(cost) for cost in PROFILE.top()]
+
+    async def close(self) -> None:
+        """Write what waits and let go of engine and spool."""
+        await self._starting
+        await self._writer.close()
+        await self._store.close()
+
+    async def _ask(self, call: Callable[[EventStore], T]) -> T:
+        # A hanging store would keep every reader for its whole time-out.
+        if self._writer.is_away:
+            raise StoreUnavailable(
+                "ClickHouse is away; events are kept on disk until it is back.", hint="Try again later."
+            )
+        return await self._store.ask(call)
+
+    async def _start(self) -> None:
         try:
-            await self._run(partial(_append, events))
-        except Exception as exc:  # noqa: BLE001 - handed to each caller that waits
-            return exc
-        return None
-
-    async def _run(self, call: Callable[[EventStore], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_store, call)
-
-    def _with_store(self, call: Callable[[EventStore], T]) -> T:
-        # Opened here and not in the constructor: an actor whose constructor fails is never restarted.
-        if self._store is None:
-            self._store = open_events(self._settings)
-        return call(self._store)
-
-
-def _append(events: Sequence[Event], store: EventStore) -> None:
-    store.append(events)
+            await self._writer.start()
+        except StoreError as exc:
+            log.error("the event spool cannot be opened", reason=str(exc))
 
 
 class Client:
@@ -162,7 +156,37 @@ class Client:
 
     async def _send(self, events: Sequence[Event]) -> None:
         # ValueError: there is no actor of this name.
-        await ray.get_actor(NAME, namespace=NAMESPACE).append.remote(events)
+        await answer_of(ray.get_actor(NAME, namespace=NAMESPACE).append.remote(events))
+
+
+class Reader:
+    """Reads the event log from another process.
+
+    The named fallback of this call is an error that says so, within READ_TIMEOUT_S, and at once while the
+    circuit is open: nothing else waits for it.
+    """
+
+    def __init__(self, process: str) -> None:
+        self._guard = Guard(
+            f"{process}:{NAME}:read",
+            timeout_s=READ_TIMEOUT_S,
+            attempts=1,
+            transient=(RayError, ValueError),
+            unavailable=StoreUnavailable,
+        )
+        self._actor: ActorHandle | None = None
+
+    async def page(self, query: EventQuery) -> EventPage:
+        """One page of the events. Raises StoreUnavailable when the log does not answer."""
+        return await self._guard.call(self._page, query)
+
+    async def _page(self, query: EventQuery) -> EventPage:
+        if self._actor is None:
+            # The look-up may block. It is kept: a detached actor has its handle for life, restarts included.
+            self._actor = await asyncio.to_thread(ray.get_actor, NAME, namespace=NAMESPACE)
+        actor: Any = self._actor
+        page: EventPage = await answer_of(actor.page.remote(query))
+        return page
 
 
 def start(settings: Settings) -> ActorHandle:

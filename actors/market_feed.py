@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 import structlog
 from ray.actor import ActorHandle
@@ -17,6 +19,7 @@ from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.events import Event
+from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.logging import configure_logging
 
 NAME = "market_feed"
@@ -56,6 +59,10 @@ class MarketFeed:
         """The newest bar's close, and the problem that the feed has now, if any."""
         newest = self._newest_close.isoformat() if self._newest_close else None
         return {"newest_close": newest, "problem": self._problem}
+
+    async def slow_queries(self) -> list[dict[str, Any]]:
+        """What this process's queries cost, most first."""
+        return [asdict(cost) for cost in PROFILE.top()]
 
     async def _run(self) -> None:
         while True:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
+from typing import Any
 
 import ray
 import structlog
@@ -17,6 +19,7 @@ from levibot.learning.signal import SignalParameters
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_online, open_ticks
+from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.logging import configure_logging
 
 NAME = "online_features"
@@ -52,6 +55,10 @@ class OnlineFeatures:
         """The newest row's event time, and the problem that the actor has now, if any."""
         newest = self._newest.event_time.isoformat() if self._newest else None
         return {"event_time": newest, "problem": self._problem}
+
+    async def slow_queries(self) -> list[dict[str, Any]]:
+        """What this process's queries cost, most first."""
+        return [asdict(cost) for cost in PROFILE.top()]
 
     async def _run(self) -> None:
         while True:

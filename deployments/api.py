@@ -10,16 +10,19 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from actors import event_log
 from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
 from deployments.router import Routed
-from deployments.schemas import Readiness
+from deployments.schemas import QueryCostEntry, Readiness
+from deployments.slow_queries import SlowQueries
 from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable, UnknownSymbol
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
 from levibot.serving.answer import Answer, AnswerPolicy
 from levibot.settings import Settings
 from levibot.stores.connect import open_online
+from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.telemetry.logging import configure_logging
 
@@ -41,6 +44,8 @@ class Api:
         self._online = open_online(settings, CORE.version)
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         self._last: dict[str, Signal] = {}
+        self._events = event_log.Reader("api")
+        self._slow_queries = SlowQueries(router)
         # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
             "redis",
@@ -109,6 +114,14 @@ class Api:
             return ages
         found = {s: r.age_s for s, r in readings.items() if r.freshness is not Freshness.MISSING}
         return ages | {s: age_s for s, age_s in found.items() if age_s is not None}
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """A page of the events. Raises StoreUnavailable when the event log does not answer."""
+        return await self._events.page(query)
+
+    async def slow_queries(self) -> tuple[list[QueryCostEntry], dict[str, str]]:
+        """The queries that took most time over all processes, and why a process said nothing of its own."""
+        return await self._slow_queries.top()
 
     async def _find(self, symbol: str) -> tuple[Signal, str, str]:
         """The newest signal there is, where it was found, and why there is none newer, where that is known.

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from deployments.errors import RETRY_AFTER_S, LimitBody, install_error_handlers, trace_id_of, unforeseen
-from deployments.schemas import ErrorResponse, Liveness, PredictRequest, PredictResponse, Readiness
+from deployments.schemas import (
+    ErrorResponse,
+    EventEntry,
+    EventsRequest,
+    EventsResponse,
+    Liveness,
+    PredictRequest,
+    PredictResponse,
+    QueryCostEntry,
+    Readiness,
+    SlowQueriesResponse,
+)
 from levibot import __version__
+from levibot.errors import UsageError
 from levibot.serving.answer import Answer
+from levibot.stores.events import EventCursor, EventPage, EventQuery
 from levibot.telemetry.metrics import FEATURE_STALENESS, HTTP_REQUESTS, HTTP_SECONDS
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -40,6 +54,14 @@ class Face(Protocol):
 
     async def feature_ages(self) -> dict[str, float]:
         """Seconds since the newest features of each symbol; NaN where there are none."""
+        ...
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """A page of the events. Raises StoreUnavailable when the event log does not answer."""
+        ...
+
+    async def slow_queries(self) -> tuple[list[QueryCostEntry], dict[str, str]]:
+        """The queries that took most time, and why a process said nothing of its own."""
         ...
 
 
@@ -91,6 +113,34 @@ def build_http(face: Face) -> FastAPI:
             trace_id=trace_id_of(request),
         )
 
+    @http.get("/events", responses=ERRORS, summary="What happened, newest first")
+    async def events(asked: Annotated[EventsRequest, Query()], request: Request) -> EventsResponse:
+        """Events of a type, a symbol, since an instant. Follow `next_cursor` for the older ones: no event is
+        shown twice or left out, whatever happens meanwhile.
+        """
+        page = await face.events(_event_query(asked))
+        return EventsResponse(
+            events=[
+                EventEntry(
+                    event_id=event.event_id,
+                    event_type=event.event_type,
+                    symbol=event.symbol,
+                    ts=event.ts,
+                    trace_id=event.trace_id,
+                    payload=dict(event.payload),
+                )
+                for event in page.events
+            ],
+            next_cursor=None if page.next_cursor is None else page.next_cursor.text(),
+            trace_id=trace_id_of(request),
+        )
+
+    @http.get("/ops/slow-queries", responses=ERRORS, summary="Which queries took most time")
+    async def slow_queries(request: Request) -> SlowQueriesResponse:
+        """The ten queries that took most time altogether, over all processes that keep count."""
+        queries, missing = await face.slow_queries()
+        return SlowQueriesResponse(queries=queries, missing=missing, trace_id=trace_id_of(request))
+
     @http.get("/livez", summary="Is the process alive")
     async def livez() -> Liveness:
         """The process answers; nothing else is looked at."""
@@ -116,3 +166,25 @@ def build_http(face: Face) -> FastAPI:
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
     return http
+
+
+def _event_query(asked: EventsRequest) -> EventQuery:
+    """Raises UsageError on an instant or a cursor that is none."""
+    return EventQuery(
+        limit=asked.limit,
+        event_type=asked.event_type,
+        symbol=asked.symbol,
+        since=None if asked.since is None else _instant("since", asked.since),
+        after=None if asked.after is None else EventCursor.parse(asked.after),
+    )
+
+
+def _instant(name: str, text: str) -> datetime:
+    hint = "Write it as 2024-05-01T12:00:00Z; the + of an offset is %2B in a URL."
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise UsageError(f"{name} is {text!r}, which is not an instant.", hint=hint) from exc
+    if instant.tzinfo is None:
+        raise UsageError(f"{name} is {text}, without a time zone.", hint=hint)
+    return instant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
@@ -26,6 +26,7 @@ from levibot.settings import Settings
 from levibot.stores.connect import open_online, open_registry
 from levibot.stores.events import Event
 from levibot.stores.online import Signal
+from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.logging import configure_logging
 
 POLL_S = 0.25
@@ -89,6 +90,10 @@ class Router:
     async def active_model(self) -> str | None:
         """The version that is live."""
         return await asyncio.to_thread(self._registry.active)
+
+    async def slow_queries(self) -> list[dict[str, Any]]:
+        """What this process's queries cost, most first."""
+        return [asdict(cost) for cost in PROFILE.top()]
 
     async def close(self) -> None:
         """End the follower and what it waits for, then the connections, so that none is opened again."""

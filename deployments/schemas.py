@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from levibot.market.symbols import PATTERN
 
 Symbol = Annotated[str, StringConstraints(pattern=PATTERN)]
+EventType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+# A form sends an empty value for what it leaves out.
+NoneIfEmpty = BeforeValidator(lambda value: None if value == "" else value)
 
 
 class PredictRequest(BaseModel):
@@ -50,6 +53,62 @@ class ErrorResponse(BaseModel):
     """The one shape of every error."""
 
     error: ErrorBody
+
+
+class EventsRequest(BaseModel):
+    """Which events to show. What is empty or left out is not filtered by."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(100, ge=1, le=1000)
+    event_type: Annotated[EventType | None, NoneIfEmpty] = Field(None, description="such as signal or bars")
+    symbol: Annotated[Symbol | None, NoneIfEmpty] = None
+    since: Annotated[str | None, NoneIfEmpty] = Field(
+        None, max_length=64, description="the oldest to show, ISO 8601 with a time zone: 2024-05-01T12:00:00Z"
+    )
+    after: Annotated[str | None, NoneIfEmpty] = Field(
+        None, max_length=1024, description="next_cursor of the page before"
+    )
+
+
+class EventEntry(BaseModel):
+    """One thing that happened."""
+
+    event_id: str
+    event_type: str
+    symbol: str = Field(description="empty: of no single symbol")
+    ts: datetime = Field(description="the market's time, UTC")
+    trace_id: str
+    payload: dict[str, Any]
+
+
+class EventsResponse(BaseModel):
+    """A page of the events, newest first."""
+
+    events: list[EventEntry]
+    next_cursor: str | None = Field(description="give it as `after` for the next page; null on the last one")
+    trace_id: str
+
+
+class QueryCostEntry(BaseModel):
+    """All the calls of one query since its process began."""
+
+    process: str
+    store: str
+    query: str
+    calls: int
+    failed: int
+    slow: int = Field(description="calls that took longer than the limit, and were logged")
+    total_s: float
+    longest_s: float
+
+
+class SlowQueriesResponse(BaseModel):
+    """The queries that took most time altogether, most first."""
+
+    queries: list[QueryCostEntry]
+    missing: dict[str, str] = Field(description="processes that did not answer, and why")
+    trace_id: str
 
 
 class Liveness(BaseModel):

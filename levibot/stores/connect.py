@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
+from levibot.stores.event_spool import EventSpool
 from levibot.stores.events import EventStore
 from levibot.stores.online import OnlineStore
 from levibot.stores.postgres_pool import PoolLimits
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
+
+# An insert of some thousand events, and a frozen server is noticed well before its clients give up.
+EVENTS_TIMEOUT_S = 5.0
 
 
 async def open_ticks(settings: Settings) -> TickStore:
@@ -37,7 +41,12 @@ def open_online(settings: Settings, view_version: str) -> OnlineStore:
 
 def open_events(settings: Settings) -> EventStore:
     """The event store. In process: one owner for the whole cluster."""
-    return EventStore.open(endpoints(settings).clickhouse)
+    return EventStore.open(endpoints(settings).clickhouse, timeout_s=EVENTS_TIMEOUT_S)
+
+
+def open_event_spool(settings: Settings) -> EventSpool:
+    """Where events wait for ClickHouse. One owner, as the event store has."""
+    return EventSpool.open(settings.home / "event-spool", settings.event_spool_mb * 1024 * 1024)
 
 
 def open_registry(settings: Settings) -> Registry:

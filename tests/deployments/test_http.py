@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,9 +14,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.slow_queries import ProcessProfile
 from deployments.errors import MAX_BODY_BYTES
 from deployments.http import build_http
-from deployments.schemas import ErrorResponse, Readiness
+from deployments.schemas import ErrorResponse, QueryCostEntry, Readiness
+from deployments.slow_queries import merge
 from levibot import __version__
 from levibot.errors import (
     DataError,
@@ -27,11 +30,14 @@ from levibot.errors import (
     UsageError,
 )
 from levibot.serving.answer import Answer
+from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
+from levibot.stores.query_profile import QueryCost
 from levibot.telemetry.logging import configure_logging
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v0003", "abc123", "market", "simulated", 0.01)
+EVENT = Event("signal", "BTCUSDT", NOON, {"x": [0.1 + 0.2, None]}, "trace", "id")
 
 
 class FakeFace:
@@ -45,6 +51,9 @@ class FakeFace:
         self.is_ready = True
         self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
         self.n_asked = 0
+        self.query = EventQuery()
+        self.page = EventPage((EVENT,), EventCursor(NOON, "id"))
+        self.profiles: list[ProcessProfile] = []
 
     async def predict(self, symbol: str) -> Answer:
         self.n_asked += 1
@@ -66,6 +75,16 @@ class FakeFace:
 
     async def feature_ages(self) -> dict[str, float]:
         return self.ages
+
+    async def events(self, query: EventQuery) -> EventPage:
+        self.n_asked += 1
+        self.query = query
+        if self.error is not None:
+            raise self.error
+        return self.page
+
+    async def slow_queries(self) -> tuple[list[QueryCostEntry], dict[str, str]]:
+        return merge(self.profiles)
 
 
 @pytest.fixture
@@ -350,6 +369,116 @@ async def test_metrics_can_be_read_and_count_every_answer(client: httpx.AsyncCli
     assert later["levibot_feature_staleness_seconds", "ETHUSDT"] == 3.0
 
 
+async def test_events_are_shown_as_they_are_and_say_where_the_next_page_begins(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    answer = await client.get("/events")
+    assert answer.status_code == 200
+    cursor = EventCursor(NOON, "id")
+    assert answer.json() == {
+        "events": [
+            {
+                "event_id": "id",
+                "event_type": "signal",
+                "symbol": "BTCUSDT",
+                "ts": "2024-05-01T12:00:00Z",
+                "trace_id": "trace",
+                "payload": {"x": [0.1 + 0.2, None]},
+            }
+        ],
+        "next_cursor": cursor.text(),
+        "trace_id": answer.headers["x-request-id"],
+    }
+    assert face.query == EventQuery(limit=100)
+    await client.get("/events", params={"after": answer.json()["next_cursor"]})
+    assert face.query == EventQuery(limit=100, after=cursor)
+    face.page = EventPage((), None)
+    assert (await client.get("/events")).json()["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "query"),
+    [
+        ("limit=100&event_type=&symbol=&since=&after=", EventQuery()),
+        ("limit=1000&event_type=model_refused", EventQuery(1000, "model_refused")),
+        ("limit=1&symbol=BTCUSDT", EventQuery(1, symbol="BTCUSDT")),
+        ("since=2024-05-01T12:00:00Z", EventQuery(since=NOON)),
+        ("since=2024-05-01T14:00:00%2B02:00", EventQuery(since=NOON)),
+    ],
+)
+async def test_events_are_asked_for_by_type_symbol_and_time(
+    client: httpx.AsyncClient, face: FakeFace, asked: str, query: EventQuery
+) -> None:
+    assert (await client.get(f"/events?{asked}")).status_code == 200
+    assert face.query == query
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code", "message"),
+    [
+        ("limit=0", 422, "bad_request", "query.limit: "),
+        ("limit=1001", 422, "bad_request", "query.limit: "),
+        ("limit=many", 422, "bad_request", "query.limit: "),
+        ("event_type=Signal", 422, "bad_request", "query.event_type: "),
+        ("event_type=x%27--", 422, "bad_request", "query.event_type: "),
+        ("symbol=btcusdt", 422, "bad_request", "query.symbol: "),
+        ("symbol=BTCUSDT%0A", 422, "bad_request", "query.symbol: "),
+        ("type=signal", 422, "bad_request", "query.type: "),
+        ("since=2024-05-01T12:00:00", 400, "usage", "since is 2024-05-01T12:00:00, without a time zone."),
+        ("since=2024-05-01", 400, "usage", "since is 2024-05-01, without a time zone."),
+        ("since=yesterday", 400, "usage", "since is 'yesterday', which is not an instant."),
+        ("since=2024-05-01T14:00:00+02:00", 400, "usage", "since is '2024-05-01T14:00:00 02:00'"),
+        ("since=" + "1" * 65, 422, "bad_request", "query.since: "),
+        ("after=nonsense", 400, "usage", "'nonsense' is not a cursor of the events."),
+        ("after=" + "A" * 1025, 422, "bad_request", "query.after: "),
+    ],
+)
+async def test_what_cannot_be_asked_of_the_events_is_refused_with_a_reason(
+    client: httpx.AsyncClient, face: FakeFace, asked: str, status: int, code: str, message: str
+) -> None:
+    answer = await client.get(f"/events?{asked}")
+    assert error_of(answer, status, code)["message"].startswith(message)
+    assert face.n_asked == 0
+
+
+async def test_an_event_log_that_does_not_answer_is_one_503(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    face.error = StoreUnavailable("api:event_log:read did not answer within 2 s.")
+    answer = await client.get("/events")
+    error_of(answer, 503, "store_unavailable")
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_the_ten_slowest_queries_of_all_processes_are_shown_with_who_is_silent(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    def costs(*total_s: float) -> list[dict[str, Any]]:
+        return [asdict(QueryCost("clickhouse", f"q{t:g}", 3, 1, 0, t, t / 2)) for t in total_s]
+
+    face.profiles = [
+        ProcessProfile("api", []),
+        ProcessProfile("event_log", costs(*range(20, 0, -2))),
+        ProcessProfile("market_feed", costs(19, 9.5)),
+        ProcessProfile("router", None, "It does not answer."),
+    ]
+    answer = (await client.get("/ops/slow-queries")).json()
+    shown = [(query["process"], query["total_s"]) for query in answer["queries"]]
+    assert shown[:3] == [("event_log", 20), ("market_feed", 19), ("event_log", 18)]
+    assert len(shown) == 10
+    assert answer["queries"][0] == {
+        "process": "event_log",
+        "store": "clickhouse",
+        "query": "q20",
+        "calls": 3,
+        "failed": 1,
+        "slow": 0,
+        "total_s": 20,
+        "longest_s": 10,
+    }
+    assert answer["missing"] == {"router": "It does not answer."}
+
+
 async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx.AsyncClient) -> None:
     schema = (await client.get("/openapi.json")).json()
     assert schema["info"]["version"] == __version__
@@ -359,5 +488,12 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
     for status in ("400", "404", "408", "413", "422", "500", "503"):
         shown = predict[status]["content"]["application/json"]["schema"]["$ref"]
         assert shown.endswith("/ErrorResponse")
-    assert set(schema["paths"]) == {"/ai/predict", "/livez", "/readyz", "/metrics"}
+    assert set(schema["paths"]) == {
+        "/ai/predict",
+        "/events",
+        "/ops/slow-queries",
+        "/livez",
+        "/readyz",
+        "/metrics",
+    }
     assert (await client.get("/docs")).status_code == 200

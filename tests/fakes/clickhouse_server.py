@@ -1,4 +1,4 @@
-"""ClickHouse's HTTP interface before the real engine: `python clickhouse_server.py FOLDER` prints its port.
+"""ClickHouse's HTTP interface before the real engine: `clickhouse_server.py FOLDER [PORT]` prints its port.
 
 Speaks as much of the protocol as clickhouse-connect needs: queries in the body, bound `param_*` values in the
 URL, inserts as lz4-compressed Native blocks, errors with their code in a header. Settings are left aside.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -22,6 +23,8 @@ import lz4.frame
 DECOMPRESS = {None: bytes, "lz4": lz4.frame.decompress}
 INSERT = re.compile(rb"\s*(INSERT INTO .*?)\s+FORMAT Native\n", re.DOTALL)
 CODE = re.compile(r"Code: (\d+)")
+# The engine's session is one, and a client that keeps its connection must not shut the others out.
+ONE_AT_A_TIME = threading.Lock()
 
 
 class Front(BaseHTTPRequestHandler):
@@ -39,7 +42,8 @@ class Front(BaseHTTPRequestHandler):
         body = DECOMPRESS[encoding](self._body())
         parameters = {k.removeprefix("param_"): v for k, v in values.items() if k.startswith("param_")}
         try:
-            answer = self._run(values.get("query", "").encode() + body, parameters)
+            with ONE_AT_A_TIME:
+                answer = self._run(values.get("query", "").encode() + body, parameters)
         except RuntimeError as exc:
             code = CODE.search(str(exc))
             self._answer(500, str(exc).encode(), {"X-ClickHouse-Exception-Code": code[1] if code else "0"})
@@ -85,8 +89,7 @@ def _file(content: bytes) -> Iterator[Path]:
 
 if __name__ == "__main__":
     Front.engine = chdb.session.Session(sys.argv[1])
-    # One thread: the engine's session is one.
-    server = HTTPServer(("127.0.0.1", 0), Front)
+    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0), Front)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()

@@ -1,0 +1,130 @@
+"""The event log as a real actor: read from another process, killed and frozen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from actors import NAMESPACE, event_log
+from actors.slow_queries import SlowQueries
+from levibot.errors import StoreUnavailable, UsageError
+from levibot.settings import Settings
+from levibot.stores.events import Event, EventQuery
+
+pytestmark = [pytest.mark.ray, pytest.mark.stores]
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+WRITTEN = [Event("bars", "BTCUSDT", NOON - timedelta(seconds=i), {"n": i}) for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster of this module's own, whatever else runs on the host."""
+    # A socket's path is short, so it is not pytest's folder.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            address="local",
+            num_cpus=1,
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            object_store_memory=80 * 1024 * 1024,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def actor(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    home: Path = tmp_path_factory.mktemp("home")
+    settings = Settings.load(
+        home=home, redis_url="redis://not.used/0", postgres_dsn="postgresql://not.used/x"
+    )
+    actor = event_log.start(settings)
+    assert ray.get(actor.append.remote(WRITTEN), timeout=60) == len(WRITTEN)
+    return actor
+
+
+def process_of_the_log() -> psutil.Process:
+    """The one that this test's own cluster runs."""
+    (found,) = (
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "ray::EventLog" in " ".join(process.cmdline())
+    )
+    return found
+
+
+async def test_the_log_is_read_from_another_process_page_by_page(actor: Any) -> None:
+    reader = event_log.Reader("test")
+    first = await reader.page(EventQuery(15, "bars"))
+    rest = await reader.page(EventQuery(15, "bars", after=first.next_cursor))
+    assert [*first.events, *rest.events] == WRITTEN
+    assert rest.next_cursor is None
+
+
+async def test_what_the_log_refuses_is_an_answer_and_not_a_failure_of_the_call(actor: Any) -> None:
+    client = event_log.Client("test-refused")
+    with pytest.raises(UsageError, match="without a time zone"):
+        await client._guard.call(client._send, [Event("x", "", NOON.replace(tzinfo=None), {})])
+    assert client._guard.state == "closed"
+
+
+async def test_the_profile_of_each_process_is_collected_and_the_silent_are_named(actor: Any) -> None:
+    profiles = {p.process: p for p in await SlowQueries("test").collect()}
+    assert set(profiles) == {"event_log", "market_feed", "online_features"}
+    queries = profiles["event_log"].queries
+    assert queries is not None
+    assert {"clickhouse"} == {query["store"] for query in queries}
+    assert "append" in {query["query"] for query in queries}
+    assert profiles["market_feed"].queries is None
+    assert "market_feed" in profiles["market_feed"].problem
+
+
+async def test_a_killed_log_is_back_with_all_that_it_had(actor: Any) -> None:
+    reader = event_log.Reader("test-killed")
+    await reader.page(EventQuery(1))
+    os.kill(process_of_the_log().pid, signal.SIGKILL)
+    started = time.monotonic()
+    while True:
+        try:
+            page = await reader.page(EventQuery(100, "bars"))
+            break
+        except StoreUnavailable:
+            assert time.monotonic() - started < 60
+            await asyncio.sleep(0.2)
+    assert list(page.events) == WRITTEN
+
+
+async def test_a_frozen_log_is_one_error_in_time_and_soon_at_once(actor: Any) -> None:
+    reader = event_log.Reader("test-frozen")
+    await reader.page(EventQuery(1))
+    process = process_of_the_log()
+    process.suspend()
+    try:
+        with pytest.raises(StoreUnavailable, match="did not answer within"):
+            await reader.page(EventQuery(1))
+        for _ in range(4):
+            with pytest.raises(StoreUnavailable):
+                await reader.page(EventQuery(1))
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="circuit"):
+            await reader.page(EventQuery(1))
+        assert time.monotonic() - started < 0.5
+    finally:
+        process.resume()

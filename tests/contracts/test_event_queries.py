@@ -1,0 +1,72 @@
+"""What the ten queries on the events read: rows that the engine touched, never time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.event_queries import Compared, compare
+from benchmarks.event_table import EventTable, granule_rows
+
+pytestmark = pytest.mark.stores
+
+N_ROWS = 300_000
+# In granules of the table, of which there are 293. What is behind a rare type or a request is spread over it.
+FEW, SPREAD = 40, 100
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventTable]:
+    table = EventTable(tmp_path_factory.mktemp("events"), N_ROWS)
+    yield table
+    table.close()
+
+
+@pytest.fixture(scope="module")
+def compared(table: EventTable) -> dict[str, Compared]:
+    return {row.asked.name: row for row in compare(table)}
+
+
+QUERIES = {
+    "newest": FEW,
+    "newest of a type": FEW,
+    "newest of a symbol": FEW,
+    "newest of a type and symbol": FEW,
+    "newest since an instant": FEW,
+    "page after a cursor": FEW,
+    "page of a type and symbol": FEW,
+    "newest refused models": SPREAD,
+    "events of one request": SPREAD,
+    "events an hour and type, one day": FEW,
+}
+
+
+def test_there_are_ten(compared: dict[str, Compared]) -> None:
+    assert list(compared) == list(QUERIES)
+    assert len(QUERIES) == 10
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_reads_few_granules(table: EventTable, compared: dict[str, Compared], name: str) -> None:
+    # The plan: what the sorting key, the indexes and the hourly counts leave.
+    assert compared[name].after.granules <= QUERIES[name]
+    # And what was then read, the hourly counts with it.
+    assert compared[name].after.n_rows / granule_rows(table.client, "events") <= QUERIES[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["newest", "newest of a type", "newest of a symbol", "events of one request"]
+)
+def test_the_table_of_version_0_1_0_would_break_the_bound(
+    table: EventTable, compared: dict[str, Compared], name: str
+) -> None:
+    assert compared[name].before.n_rows / granule_rows(table.client, "events") > QUERIES[name]
+
+
+def test_a_table_without_its_index_would_break_the_bound(
+    table: EventTable, compared: dict[str, Compared]
+) -> None:
+    asked = compared["events of one request"].asked
+    reading = table.reading(f"{asked.after} SETTINGS use_skip_indexes = 0", asked.parameters)
+    assert reading.n_rows / granule_rows(table.client, "events") > QUERIES[asked.name]
