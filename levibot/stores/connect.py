@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 from levibot.stores.events import EventStore
+from levibot.stores.model_bucket import ModelBucket
+from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import OnlineStore
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
@@ -35,5 +39,8 @@ def open_events(settings: Settings) -> EventStore:
 
 
 def open_registry(settings: Settings) -> Registry:
-    """The model registry of this state folder."""
-    return Registry(settings.home / "models")
+    """The model registry: a folder, the state folder's own where none is set, or an S3 bucket."""
+    url = settings.models_url
+    if url is not None and url.startswith("s3://"):
+        return Registry(ModelBucket.open(url, timeout_s=settings.store_timeout_s))
+    return Registry(ModelFolder(settings.home / "models" if url is None else Path(url)))
