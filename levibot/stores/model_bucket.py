@@ -2,6 +2,7 @@
 
     PREFIX/files/<sha256>      the files of every version, named by their content
     PREFIX/v0001/model.json    the manifest of a version: it names its files' checksums
+    PREFIX/keys/<sha256>/v0001 says that v0001 may have been published under the key with this checksum
     PREFIX/history.jsonl       every activation, one a line; the last line names the version that serves
 
 The manifest is written last, and only where its name is free: that one request takes the number and makes the
@@ -102,14 +103,21 @@ class ModelBucket:
                 return None
         return bytes(parts)
 
+    def keyed(self, key: str) -> list[str]:
+        with self._translated("look up a key"):
+            found = obstore.list_with_delimiter(self._small, _key_path(key))["objects"]
+            return [entry["path"].rpartition("/")[2] for entry in found]
+
     @contextmanager
-    def staged(self, files: Mapping[str, bytes], manifest: bytes) -> Iterator[Callable[[str], bool]]:
+    def staged(
+        self, files: Mapping[str, bytes], manifest: bytes, key: str | None
+    ) -> Iterator[Callable[[str], bool]]:
         # A crash from here on leaves files that no manifest names: they cost space, and nobody reads them.
         for name, data in files.items():
             with self._translated(f"write {name}"):
                 path = _file_path(_sha256(data))
                 obstore.put(self._large, path, data, chunk_size=PART_BYTES, max_concurrency=PARALLEL_PARTS)
-        yield lambda version: self._take(version, manifest)
+        yield lambda version: self._take(version, manifest, key)
 
     def newest_activation(self) -> bytes | None:
         known = self._read_history()
@@ -138,8 +146,11 @@ class ModelBucket:
                     continue  # another activation came first: this one comes after it
             return
 
-    def _take(self, version: str, manifest: bytes) -> bool:
+    def _take(self, version: str, manifest: bytes, key: str | None) -> bool:
         with self._translated(f"write {MANIFEST} of version {version}"):
+            if key is not None:
+                # First, so that no version is there that its key does not lead to.
+                obstore.put(self._small, f"{_key_path(key)}/{version}", b"")
             try:
                 obstore.put(self._small, f"{version}/{MANIFEST}", manifest, mode="create")
             except AlreadyExistsError:
@@ -221,6 +232,10 @@ def _client(bucket: str, prefix: str, connect_s: float, request_s: float) -> S3S
 
 def _file_path(sha256: str) -> str:
     return f"files/{sha256}"
+
+
+def _key_path(key: str) -> str:
+    return f"keys/{_sha256(key.encode())}"
 
 
 def _sha256(data: bytes) -> str:

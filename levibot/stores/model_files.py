@@ -61,10 +61,14 @@ class ModelFiles(Protocol):
         """One file of a version, None where it is missing. Its content is not checked."""
         ...
 
+    def keyed(self, key: str) -> list[str]:
+        """At least the versions that were published under this key; the caller looks into each."""
+        ...
+
     def staged(
-        self, files: Mapping[str, bytes], manifest: bytes
+        self, files: Mapping[str, bytes], manifest: bytes, key: str | None
     ) -> AbstractContextManager[Callable[[str], bool]]:
-        """A version that is stored, but not visible, for the block.
+        """A version that is stored, but not visible, for the block. key: what `keyed` is to find it by.
 
         The function of the block makes it visible under a name, whole and at once; False where that name is
         taken.
@@ -103,8 +107,16 @@ class ModelFolder:
     def file(self, version: str, stored: StoredFile) -> bytes | None:
         return self._read(f"{stored.name} of version {version}", self.root / version / stored.name)
 
+    def keyed(self, key: str) -> list[str]:  # noqa: ARG002 - the manifests are near, and say it themselves
+        return self.versions()
+
     @contextmanager
-    def staged(self, files: Mapping[str, bytes], manifest: bytes) -> Iterator[Callable[[str], bool]]:
+    def staged(
+        self,
+        files: Mapping[str, bytes],
+        manifest: bytes,
+        key: str | None,  # noqa: ARG002
+    ) -> Iterator[Callable[[str], bool]]:
         with _translated(f"No version can be written to {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".publish-", dir=self.root))

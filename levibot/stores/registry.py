@@ -85,10 +85,11 @@ class Registry:
             "key": uuid.uuid4().hex if key is None else key,
             "published_at": datetime.now(UTC).isoformat(),
         }
+        # Before the look at the key: one that takes the next number after it meets us there.
         numbers = self._numbers()
-        if key is not None and (version := self._published_as(content, [_name(n) for n in numbers])):
+        if key is not None and (version := self._published_as(content, self.files.keyed(key))):
             return version
-        with self.files.staged(files, _render(content)) as take:
+        with self.files.staged(files, _render(content), key) as take:
             number = numbers[-1] + 1 if numbers else 1
             # Without gaps: whoever publishes the same key at the same moment must meet us at one number.
             while not take(_name(number)):
