@@ -74,10 +74,8 @@ class Running:
         assert self.servers.restart_dead() == [self.store.name]
 
     def _end(self, by: signal.Signals) -> None:
-        server = self.family()[0]
-        server.send_signal(by)
-        # Its launcher, this process, reaps it; a zombie until then.
-        while server.is_running() and server.status() != psutil.STATUS_ZOMBIE:
+        self.family()[0].send_signal(by)
+        while self.store.name in self.servers.pids():
             time.sleep(0.005)
 
 

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 
 from levibot.stores.server_process import LOOPBACK, free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 30.0
 
 
@@ -22,7 +24,8 @@ class S3Server:
     def __init__(self) -> None:
         self.port = free_port()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.port)],
+            [sys.executable, "-m", "tests.servers.s3_app", LOOPBACK, str(self.port)],
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
