@@ -7,6 +7,7 @@ import json
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.store import S3Store
 
-from levibot.errors import RegistryError, SettingsError
+from levibot.errors import RegistryError, SettingsError, StoreUnavailable
 from levibot.stores.model_bucket import PART_BYTES, ModelBucket
 from levibot.stores.model_files import ModelFolder
 from levibot.stores.registry import Registry, content_key
@@ -546,6 +547,37 @@ class TestBucket:
     def test_a_url_without_a_bucket_is_refused(self, url: str) -> None:
         with pytest.raises(SettingsError, match="is no place for models"):
             ModelBucket.open(url, timeout_s=2.0)
+
+    def test_a_frozen_bucket_is_unavailable_in_time_and_whole_afterwards(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = S3Server()
+        try:
+            server.wait()
+            for name, value in server.environment().items():
+                monkeypatch.setenv(name, value)
+            registry = Registry(ModelBucket.open(f"s3://{server.bucket}/x", timeout_s=0.5))
+            registry.activate(registry.publish({}, FILES), "first")
+            server.freeze()
+            for call in (
+                registry.active,
+                registry.versions,
+                registry.history,
+                lambda: registry.publish({"n": 2}, FILES),
+                lambda: registry.load("v0001"),
+            ):
+                started = time.monotonic()
+                with pytest.raises(StoreUnavailable, match=f"s3://{server.bucket}/x did not answer"):
+                    call()
+                # A multiple of the time-out only so that a busy machine cannot fail the test.
+                assert time.monotonic() - started < 5.0
+            server.thaw()
+            assert registry.active() == "v0001"
+            assert [info.problem for info in registry.versions()] == [""]
+            assert registry.load(registry.publish({"n": 2}, FILES)).files == FILES
+        finally:
+            server.thaw()
+            server.stop()
 
     def test_an_unchanged_pointer_is_not_sent_again(self, bucket: Bucket) -> None:
         registry = bucket.another()
