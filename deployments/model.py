@@ -27,14 +27,25 @@ class ModelReplica:
         self._registry = open_registry(settings)
         self._symbols = settings.symbols
         self._loaded: dict[str, SignalModel] = {}
+        self._loading: dict[str, asyncio.Task[SignalModel]] = {}
 
     async def signals(self, version: str, window: FloatArray) -> Signals:
         """The opinions of one model version on windows (R, S, F). Raises RegistryError on a bad version."""
         model = self._loaded.get(version)
         if model is None:
-            model = await asyncio.to_thread(self._load, version)
-            self._loaded = dict([*self._loaded.items(), (version, model)][-KEPT_VERSIONS:])
+            if version not in self._loading:
+                self._loading[version] = asyncio.create_task(self._keep(version))
+            # A model from far away may take longer than its first caller waits.
+            model = await asyncio.shield(self._loading[version])
         return model.signals(window)
+
+    async def _keep(self, version: str) -> SignalModel:
+        try:
+            model = await asyncio.to_thread(self._load, version)
+        finally:
+            del self._loading[version]
+        self._loaded = dict([*self._loaded.items(), (version, model)][-KEPT_VERSIONS:])
+        return model
 
     def _load(self, version: str) -> SignalModel:
         stored = self._registry.load(version)

@@ -16,13 +16,14 @@ from ray.serve.handle import DeploymentHandle
 from actors import event_letters, event_log
 from deployments.loopback import keep_to_loopback
 from deployments.model import TRAIN
-from levibot.errors import LeviBotError, NotReady, RegistryError
+from levibot.errors import LeviBotError, NotReady, RegistryError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
 from levibot.serving.desk import Served, SignalDesk
 from levibot.settings import Settings
+from levibot.stores.active_version import ActiveVersion
 from levibot.stores.connect import open_online, open_registry
 from levibot.stores.events import Event
 from levibot.stores.online import Signal
@@ -60,6 +61,7 @@ class Router:
         self._clock = settings.clock()
         self._model = model
         self._registry = open_registry(settings)
+        self._active = ActiveVersion(self._registry, timeout_s=settings.store_timeout_s)
         self._online = open_online(settings, CORE.version)
         self._desk = SignalDesk(self._online, settings.symbols, timeout_s=settings.store_timeout_s)
         self._ask_model = Guard(
@@ -69,6 +71,7 @@ class Router:
             unavailable=NotReady,
         )
         self._computing: asyncio.Task[dict[str, Signal]] | None = None
+        self._served: str | None = None
         self._refused: dict[str, tuple[float, RegistryError]] = {}
         self._told: dict[str, Signal] = {}
         self._events = event_log.Client("router", event_letters.keeper(settings))
@@ -88,8 +91,8 @@ class Router:
         return Routed(signals[symbol], "computed")
 
     async def active_model(self) -> str | None:
-        """The version that is live."""
-        return await asyncio.to_thread(self._registry.active)
+        """The version that is live, as far as is known."""
+        return (await self._active.get()).value
 
     async def slow_queries(self) -> list[dict[str, Any]]:
         """What this process's queries cost, most first."""
@@ -132,6 +135,11 @@ class Router:
                 return await self._compute_with(version)
             except RegistryError as exc:
                 self._refuse(version, exc)
+            except StoreUnavailable:
+                # A version went live whose files cannot be had now: the replica still has the one before.
+                if self._served in (None, version):
+                    raise
+                return await self._compute_with(self._served)
         if not self._refused:
             raise NotReady("No model is active.", hint=f"Train one: {TRAIN}")
         _, problem = next(reversed(self._refused.values()))
@@ -161,6 +169,7 @@ class Router:
         served = Served(version, self._settings.source)
         ttl_s = self._settings.feature_ttl_s
         signals = await self._desk.compute(predict, served, ttl_s)
+        self._served = version
         self._tell(signals.values())
         return signals
 

@@ -130,6 +130,21 @@ class Settings(BaseSettings):
         except RuntimeError as exc:
             raise ValueError(str(exc)) from exc
 
+    @field_validator("models_url")
+    @classmethod
+    def _models_place(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        scheme, separator, rest = value.partition("://")
+        if not separator or scheme == "file":
+            folder = Path(rest if separator else value)
+            if separator and not folder.is_absolute():
+                raise ValueError("a file URL has three slashes: file:///folder")
+            return str(cls._absolute(folder))
+        if scheme != "s3" or rest.startswith("/") or not rest:
+            raise ValueError("models lie in a folder or in s3://bucket/prefix")
+        return value
+
     @model_validator(mode="after")
     def _check_source(self) -> Self:
         if self.source == "parquet" and self.market is None:

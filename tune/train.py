@@ -18,6 +18,7 @@ from levibot.learning.training import train
 from levibot.market.bars import Panel, to_datetime
 from levibot.settings import Settings
 from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.registry import content_key
 from levibot.telemetry.logging import configure_logging
 
 log = structlog.get_logger()
@@ -68,9 +69,10 @@ def run(settings: Settings, until: datetime, activate: bool) -> str:
         **model.metadata(),
         "market_id": settings.market_id,
         "source": settings.source,
-        "trained_at": datetime.now(UTC).isoformat(),
     }
-    version = registry.publish(metadata, model.to_files())
+    files = model.to_files()
+    # A job that is run again, and learns the same again, makes no second version.
+    version = registry.publish(metadata, files, content_key(metadata, files))
     if activate:
         registry.activate(version, "trained")
     log.info("model is registered", version=version, active=activate)

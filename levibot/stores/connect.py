@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 from levibot.stores.event_spool import EventSpool
 from levibot.stores.events import EventStore
+from levibot.stores.model_bucket import ModelBucket
+from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import OnlineStore
 from levibot.stores.postgres_pool import PoolLimits
 from levibot.stores.registry import Registry
@@ -50,5 +54,8 @@ def open_event_spool(settings: Settings) -> EventSpool:
 
 
 def open_registry(settings: Settings) -> Registry:
-    """The model registry of this state folder."""
-    return Registry(settings.home / "models")
+    """The model registry: a folder, the state folder's own where none is set, or an S3 bucket."""
+    url = settings.models_url
+    if url is not None and url.startswith("s3://"):
+        return Registry(ModelBucket.open(url, timeout_s=settings.store_timeout_s))
+    return Registry(ModelFolder(settings.home / "models" if url is None else Path(url)))

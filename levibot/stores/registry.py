@@ -1,36 +1,33 @@
-"""Model versions on disk: written once, checked at every load, one of them active.
+"""Model versions: written once, checked at every load, one of them active.
 
-    ROOT/v0001/model.json      metadata, the SHA-256 and size of every file, and the SHA-256 of all that
-    ROOT/v0001/<file>          data formats only: LightGBM text, XGBoost JSON/UBJ, ONNX, safetensors, JSON …
-    ROOT/active.json           which version serves
-    ROOT/history.jsonl         every activation, one a line
-    ROOT/.publish-*            a publish under way, or the leftover of one that crashed; nobody reads it
-
-A version is written beside its place and renamed into it, so that it is there whole or not at all.
+A version is a manifest and files. The manifest has the metadata, the SHA-256 and size of every file, the key
+and time of its publication, and the SHA-256 of all that. Files are data formats only: LightGBM text, XGBoost
+JSON/UBJ, ONNX, safetensors, JSON … They lie in a folder (levibot/stores/model_files.py) or in an S3 bucket
+(levibot/stores/model_bucket.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from levibot.errors import RegistryError
+from levibot.stores.model_files import HISTORY, MANIFEST, ModelFiles, StoredFile
 
-MANIFEST = "model.json"
-ACTIVE = "active.json"
-HISTORY = "history.jsonl"
+MAX_KEY_CHARACTERS = 200
+# Manifests are small and far away: so many are read at once.
+PARALLEL_READS = 8
 
 _VERSION = re.compile(r"v[0-9]{4,9}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # Loading one of these runs code that is in the file.
 _REFUSED_SUFFIXES = (".pkl", ".pickle", ".joblib")
 
@@ -48,60 +45,68 @@ class ModelVersion:
 class VersionInfo:
     """What a version says of itself; its files have not been read.
 
+    published_at: aware UTC, None where it was published before this was kept.
     problem: empty, or why its manifest cannot be trusted; there is no metadata then.
     """
 
     version: str
     metadata: Mapping[str, Any]
+    published_at: datetime | None = None
     problem: str = ""
 
 
 class Registry:
-    """The model versions under one folder, shared by any number of processes on one file system."""
+    """The model versions of one place, shared by any number of processes.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Every method raises RegistryError when the place refuses or breaks, and StoreUnavailable when it is a
+    server that does not answer in time.
+    """
 
-    def publish(self, metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
-        """Write a new version and return its name; it is on disk, but not active.
+    def __init__(self, files: ModelFiles) -> None:
+        self.files = files
 
-        metadata: JSON values. files: plain names to contents.
-        Raises RegistryError when a name is refused, there is no file, or the metadata is not JSON.
+    def publish(self, metadata: Mapping[str, Any], files: Mapping[str, bytes], key: str | None = None) -> str:
+        """Write a new version and return its name; it is stored, but not active.
+
+        metadata: JSON values. files: plain names to contents. key: names this publication; the same content
+        under the same key is the same version, however often and by whomever it is published.
+        Raises RegistryError when a name is refused, there is no file, the metadata is not JSON, or the key
+        stands for another content already.
         """
         if not files:
             raise RegistryError("A version without files is no model.")
         for name in files:
             _check_file_name(name)
-        try:
-            entries = {n: {"sha256": _sha256(data), "size_bytes": len(data)} for n, data in files.items()}
-            manifest = _render({"metadata": dict(metadata), "files": entries})
-        except (TypeError, ValueError) as exc:
-            raise RegistryError(f"The metadata cannot be written as JSON: {exc}.") from exc
-        self.root.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".publish-", dir=self.root))
-        try:
-            for name, data in files.items():
-                _write_durably(draft / name, data)
-            _write_durably(draft / MANIFEST, manifest)
-            # mkdtemp keeps others out; a published version is for every process that serves.
-            draft.chmod(0o755)
-            _sync_folder(draft)
-            version = self._take_next(draft)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        _sync_folder(self.root)
-        return version
+        if key is not None and not 0 < len(key) <= MAX_KEY_CHARACTERS:
+            raise RegistryError(f"A key has 1 to {MAX_KEY_CHARACTERS} characters, not {len(key)}.")
+        content = {
+            **_content(metadata, files),
+            # One of its own also without a caller's: it tells our own publication from another's below.
+            "key": uuid.uuid4().hex if key is None else key,
+            "published_at": datetime.now(UTC).isoformat(),
+        }
+        # Before the look at the key: one that takes the next number after it meets us there.
+        numbers = self._numbers()
+        if key is not None and (version := self._published_as(content, self.files.keyed(key))):
+            return version
+        with self.files.staged(files, _render(content), key) as take:
+            number = numbers[-1] + 1 if numbers else 1
+            # Without gaps: whoever publishes the same key at the same moment must meet us at one number.
+            while not take(_name(number)):
+                # Taken by another publisher, or by us, in a request whose answer was lost.
+                if version := self._published_as(content, [_name(number)]):
+                    return version
+                number += 1
+        return _name(number)
 
     def load(self, version: str) -> ModelVersion:
         """A version with its files, each checked against its checksum. Raises RegistryError."""
         manifest = self._manifest(version)
         files = {}
         for name, entry in manifest["files"].items():
-            try:
-                data = (self.root / version / name).read_bytes()
-            except OSError as exc:
-                raise RegistryError(f"{name} of version {version} cannot be read: {exc.strerror}.") from exc
+            data = self.files.file(version, StoredFile(name, **entry))
+            if data is None:
+                raise RegistryError(f"{name} of version {version} is missing.")
             if len(data) != entry["size_bytes"] or _sha256(data) != entry["sha256"]:
                 raise RegistryError(f"{name} of version {version} is not what was published.")
             files[name] = data
@@ -110,86 +115,77 @@ class Registry:
     def activate(self, version: str, reason: str) -> None:
         """Make a version the one that serves, after checking its files. Raises RegistryError."""
         self.load(version)
-        pointer = {"version": version, "reason": reason, "at": datetime.now(UTC).isoformat()}
-        try:
-            replaced = self.active()
-        except RegistryError:
-            replaced = None  # a broken pointer is what an activation repairs
-        draft = self._draft_pointer(json.dumps(pointer).encode())
-        draft.replace(self.root / ACTIVE)
-        line = json.dumps(pointer | {"replaced": replaced}) + "\n"
-        with (self.root / HISTORY).open("ab") as history:
-            history.write(line.encode())
-            history.flush()
-            os.fsync(history.fileno())
-        _sync_folder(self.root)
+
+        def entry_after(newest: bytes | None) -> bytes:
+            try:
+                replaced = None if newest is None else _activated(newest)
+            except RegistryError:
+                replaced = None  # a broken pointer is what an activation repairs
+            at = datetime.now(UTC).isoformat()
+            return json.dumps({"version": version, "reason": reason, "at": at, "replaced": replaced}).encode()
+
+        self.files.activate(entry_after)
 
     def active(self) -> str | None:
         """The version that serves, None before the first activation. One small read."""
-        try:
-            text = (self.root / ACTIVE).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise RegistryError(f"{ACTIVE} cannot be read: {exc.strerror}.") from exc
-        try:
-            version = json.loads(text)["version"]
-        except (ValueError, KeyError, TypeError) as exc:
-            raise RegistryError(f"{ACTIVE} does not name a version.", hint="Activate one again.") from exc
-        return _checked_version(version)
+        newest = self.files.newest_activation()
+        return None if newest is None else _activated(newest)
 
     def versions(self) -> list[VersionInfo]:
         """Every published version, oldest first. A broken one is in the list, with its problem."""
-        found = []
-        for name in self._names():
-            try:
-                found.append(VersionInfo(name, self._manifest(name)["metadata"]))
-            except RegistryError as exc:
-                found.append(VersionInfo(name, {}, str(exc)))
-        return found
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
+            return list(pool.map(self._info, [_name(number) for number in self._numbers()]))
 
     def history(self) -> list[dict[str, Any]]:
         """Every activation, oldest first: version, reason, at, replaced."""
-        try:
-            lines = (self.root / HISTORY).read_text().splitlines()
-        except FileNotFoundError:
-            return []
         entries = []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(self.files.activations(), start=1):
             try:
                 entries.append(json.loads(line))
             except ValueError as exc:
                 raise RegistryError(f"Line {number} of {HISTORY} is not JSON.") from exc
         return entries
 
-    def _names(self) -> list[str]:
-        if not self.root.is_dir():
-            return []
-        names = [p.name for p in self.root.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir()]
-        return sorted(names, key=lambda name: int(name[1:]))
+    def _numbers(self) -> list[int]:
+        return sorted(int(name[1:]) for name in self.files.versions() if _VERSION.fullmatch(name))
 
-    def _take_next(self, draft: Path) -> str:
-        while True:
-            names = self._names()
-            number = int(names[-1][1:]) + 1 if names else 1
-            version = f"v{number:04d}"
-            try:
-                # Renaming onto a folder with files fails: of two publishers one goes on to the next number.
-                draft.rename(self.root / version)
-            except OSError:
-                if not (self.root / version).is_dir():
-                    raise
-            else:
-                return version
+    def _info(self, version: str) -> VersionInfo:
+        try:
+            manifest = self._manifest(version)
+            at = manifest.get("published_at")
+            return VersionInfo(version, manifest["metadata"], None if at is None else _instant(version, at))
+        except RegistryError as exc:
+            return VersionInfo(version, {}, problem=str(exc))
+
+    def _published_as(self, content: Mapping[str, Any], versions: Iterable[str]) -> str | None:
+        """Which of the versions was published under this content's key, None if none was.
+
+        Raises RegistryError when it has another content.
+        """
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
+            found = list(pool.map(self._keyed, versions))
+        for version, manifest in found:
+            if manifest is None or manifest.get("key") != content["key"]:
+                continue
+            # Compared as they were written: 1 and 1.0, a tuple and a list are one there or are not.
+            if any(_as_text(manifest[part]) != _as_text(content[part]) for part in ("metadata", "files")):
+                raise RegistryError(
+                    f"The key {content['key']!r} stands for version {version}, which has another content.",
+                    hint="Publish it under a key of its own.",
+                )
+            return version
+        return None
+
+    def _keyed(self, version: str) -> tuple[str, dict[str, Any] | None]:
+        try:
+            return version, self._manifest(version)
+        except RegistryError:
+            return version, None  # a broken version stands for no key
 
     def _manifest(self, version: str) -> dict[str, Any]:
-        path = self.root / _checked_version(version) / MANIFEST
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError as exc:
-            raise RegistryError(f"There is no version {version}.", hint="See `versions()`.") from exc
-        except OSError as exc:
-            raise RegistryError(f"{MANIFEST} of version {version} cannot be read: {exc.strerror}.") from exc
+        text = self.files.manifest(_checked_version(version))
+        if text is None:
+            raise RegistryError(f"There is no version {version}.", hint="See `versions()`.")
         broken = f"{MANIFEST} of version {version} is broken"
         try:
             manifest = json.loads(text)
@@ -197,36 +193,74 @@ class Registry:
             raise RegistryError(f"{broken}: it is not JSON.") from exc
         if not _is_manifest(manifest):
             raise RegistryError(f"{broken}: it lacks metadata, or a file's checksum and size.")
-        content = {"metadata": manifest["metadata"], "files": manifest["files"]}
+        content = {name: value for name, value in manifest.items() if name != "sha256"}
         if _render(content) != text:
             raise RegistryError(f"{broken}: it is not what was published.")
         for name in content["files"]:
             _check_file_name(name)
         return content
 
-    def _draft_pointer(self, content: bytes) -> Path:
-        handle, name = tempfile.mkstemp(prefix=".active-", dir=self.root)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        return Path(name)
+
+def content_key(metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """A key for `Registry.publish` that stands for exactly this content. Raises RegistryError on no JSON."""
+    return f"content:{_sha256(_as_text(_content(metadata, files)).encode())}"
+
+
+def _content(metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    try:
+        # There and back: what a manifest says when it is read.
+        plain = json.loads(_as_text(dict(metadata)))
+    except (TypeError, ValueError) as exc:
+        raise RegistryError(f"The metadata cannot be written as JSON: {exc}.") from exc
+    entries = {n: {"sha256": _sha256(data), "size_bytes": len(data)} for n, data in files.items()}
+    return {"metadata": plain, "files": entries}
+
+
+def _as_text(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 def _render(content: dict[str, Any]) -> bytes:
     # One spelling for one content, so that a load compares bytes and no flipped one slips through.
-    checksum = _sha256(json.dumps(content, allow_nan=False).encode())
+    checksum = _sha256(_as_text(content).encode())
     return json.dumps(content | {"sha256": checksum}, indent=2, allow_nan=False).encode()
 
 
 def _is_manifest(value: object) -> TypeGuard[dict[str, Any]]:
-    if not isinstance(value, dict) or set(value) != {"metadata", "files", "sha256"}:
+    if not isinstance(value, dict) or set(value) - {"key", "published_at"} != {"metadata", "files", "sha256"}:
         return False
     files = value["files"]
     if not isinstance(value["metadata"], dict) or not isinstance(files, dict) or not files:
         return False
-    return all(isinstance(e, dict) and set(e) == {"sha256", "size_bytes"} for e in files.values())
+    return all(_is_entry(entry) for entry in files.values())
+
+
+def _is_entry(value: object) -> bool:
+    if not isinstance(value, dict) or set(value) != {"sha256", "size_bytes"}:
+        return False
+    sha256, size_bytes = value["sha256"], value["size_bytes"]
+    return isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256)) and isinstance(size_bytes, int)
+
+
+def _activated(entry: bytes) -> str:
+    try:
+        version = json.loads(entry)["version"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise RegistryError(
+            "The newest activation does not name a version.", hint="Activate one again."
+        ) from exc
+    return _checked_version(version)
+
+
+def _name(number: int) -> str:
+    return f"v{number:04d}"
+
+
+def _instant(version: str, text: object) -> datetime:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError as exc:
+        raise RegistryError(f"Version {version} was published at {text!r}, which is no instant.") from exc
 
 
 def _checked_version(version: object) -> str:
@@ -246,18 +280,3 @@ def _check_file_name(name: str) -> None:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

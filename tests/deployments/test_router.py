@@ -14,12 +14,13 @@ import pytest
 
 from deployments.router import Router
 from levibot.clock import ManualClock
-from levibot.errors import RegistryError
+from levibot.errors import RegistryError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.settings import Settings
 from levibot.stores.events import Event
+from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import FeatureWindow, OnlineStore
 from levibot.stores.registry import Registry
 
@@ -34,6 +35,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
+        self.away: set[str] = set()
         self.unforeseen: list[Exception] = []
         self.asked: list[str] = []
 
@@ -47,6 +49,8 @@ class FakeModel:
             raise self.unforeseen.pop()
         if version in self.broken:
             raise RegistryError(f"model.txt of version {version} is not what was published.")
+        if version in self.away:
+            raise StoreUnavailable("s3://models did not answer.")
         half = np.full(window.shape[1], 0.5)
         return Signals(half, half, half)
 
@@ -79,7 +83,7 @@ def symbol() -> str:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    registry = Registry(tmp_path / "models")
+    registry = Registry(ModelFolder(tmp_path / "models"))
     for _ in range(3):
         registry.publish({}, {"model.txt": b"tree\n"})
     registry.activate("v0001", "first")
@@ -182,6 +186,29 @@ async def test_a_broken_active_version_is_said_and_the_last_good_one_answers(
         "version": "v0003",
         "reason": "model.txt of version v0003 is not what was published.",
     }
+
+
+async def test_a_new_version_that_cannot_be_fetched_leaves_the_one_before(
+    router: Router, registry: Registry, symbol: str, model: FakeModel
+) -> None:
+    async def is_answered_by(version: str) -> bool:
+        routed = await router.signal(symbol)
+        return routed.signal is not None and routed.signal.model_version == version
+
+    await until(lambda: is_answered_by("v0001"))
+    model.away = {"v0002"}
+    registry.activate("v0002", "second")
+
+    async def was_tried() -> bool:
+        return "v0002" in model.asked
+
+    await until(was_tried)
+    routed = await router.signal(symbol)
+    assert routed.signal is not None
+    assert (routed.signal.model_version, routed.served_from) == ("v0001", "computed")
+    model.away = set()
+    await until(lambda: is_answered_by("v0002"))
+    assert told(router, "model_refused") == []
 
 
 async def test_with_no_good_version_the_reason_is_told(router: Router, symbol: str, model: FakeModel) -> None:

@@ -79,6 +79,25 @@ def test_folders_do_not_depend_on_where_a_process_starts(
     assert Settings.load(market="x/../y").market == tmp_path / "y"
 
 
+@pytest.mark.parametrize("written", ["models", "file:///base/models", "/base/models", "./x/../models"])
+def test_models_in_a_folder_do_not_depend_on_where_a_process_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, written: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = written.replace("/base", str(tmp_path))
+    assert Settings.load(models_url=asked).models_url == str(tmp_path / "models")
+
+
+def test_models_in_a_bucket_are_left_as_they_are() -> None:
+    assert Settings.load(models_url="s3://bucket/a/b").models_url == "s3://bucket/a/b"
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///x", "https://x/y", "file://models"])
+def test_models_elsewhere_are_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="LEVIBOT_MODELS_URL"):
+        Settings.load(models_url=url)
+
+
 instants = st.datetimes(datetime(1970, 1, 2), datetime(2199, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 names = st.from_regex(r"[A-Z0-9]{2,20}", fullmatch=True)
 some_settings = st.fixed_dictionaries(

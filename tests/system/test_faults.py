@@ -160,8 +160,9 @@ def test_a_broken_version_that_goes_live_is_passed_over(system: LiveSystem) -> N
     model = registry.load(good)
     # Broken in the instant between the check of its activation and its first use.
     broken = registry.publish(model.metadata, model.files)
-    (registry.root / broken / sorted(model.files)[0]).write_bytes(b"{}")
-    pointer = registry.root / "active.json"
+    models = system.home / "models"
+    (models / broken / sorted(model.files)[0]).write_bytes(b"{}")
+    pointer = models / "active.json"
     pointer.write_text(pointer.read_text().replace(good, broken))
     try:
         with requests_running(system) as seen:

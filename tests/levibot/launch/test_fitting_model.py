@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from levibot.launch.fitting_model import Wanted, activate_fitting_model
+from levibot.stores.model_files import ModelFolder
 from levibot.stores.registry import Registry
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -23,7 +24,7 @@ FITS = {
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "models")
+    return Registry(ModelFolder(tmp_path / "models"))
 
 
 def publish(registry: Registry, **other: Any) -> str:
@@ -63,18 +64,18 @@ def test_what_does_not_fit_is_replaced_by_what_does(registry: Registry, other: d
     assert registry.active() == fitting
 
 
-def test_a_version_whose_files_are_broken_is_passed_over(registry: Registry) -> None:
+def test_a_version_whose_files_are_broken_is_passed_over(registry: Registry, tmp_path: Path) -> None:
     for _ in range(3):
         registry.activate(publish(registry), "trained")
     for version in ("v0002", "v0003"):
-        (registry.root / version / "model.txt").write_bytes(b"Tree\n")
+        (tmp_path / "models" / version / "model.txt").write_bytes(b"Tree\n")
     assert activate_fitting_model(registry, WANTED)
     assert registry.active() == "v0001"
 
 
-def test_a_broken_pointer_is_set_anew(registry: Registry) -> None:
+def test_a_broken_pointer_is_set_anew(registry: Registry, tmp_path: Path) -> None:
     registry.activate(publish(registry), "trained")
-    (registry.root / "active.json").write_text("{")
+    (tmp_path / "models" / "active.json").write_text("{")
     assert activate_fitting_model(registry, WANTED)
     assert registry.active() == "v0001"
     assert registry.history()[-1]["replaced"] is None

