@@ -16,6 +16,8 @@ from levibot.errors import DataError, StoreError
 from levibot.market.bars import FIELDS, Bars
 from levibot.stores.migrations import sql_files
 from levibot.stores.postgres_client import PostgresClient
+from levibot.stores.quarantine import Quarantine
+from levibot.stores.tick_table import TickTable
 
 CHUNK_ROWS = 10_000
 MIGRATION_TIMEOUT_S = 60.0
@@ -79,6 +81,8 @@ class TickStore:
 
     def __init__(self, client: PostgresClient) -> None:
         self._client = client
+        self.ticks = TickTable(client)
+        self.quarantine = Quarantine(client)
 
     @classmethod
     async def open(cls, dsn: str, *, timeout_s: float = 2.0) -> Self:
