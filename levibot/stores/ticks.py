@@ -15,8 +15,10 @@ import numpy.typing as npt
 from levibot.errors import DataError, StoreError
 from levibot.market.bars import FIELDS, Bars
 from levibot.stores.migrations import sql_files
+from levibot.stores.partitions import TimePartitions
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.quarantine import Quarantine
+from levibot.stores.rollup import TickRollup
 from levibot.stores.tick_table import TickTable
 
 CHUNK_ROWS = 10_000
@@ -82,6 +84,8 @@ class TickStore:
     def __init__(self, client: PostgresClient) -> None:
         self._client = client
         self.ticks = TickTable(client)
+        self.rollup = TickRollup(client)
+        self.partitions = TimePartitions(client)
         self.quarantine = Quarantine(client)
 
     @classmethod

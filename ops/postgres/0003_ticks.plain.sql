@@ -45,6 +45,10 @@ CREATE TABLE tick_m1s_rows (
 ) PARTITION BY RANGE (ts);
 CREATE TABLE tick_m5s_rows (LIKE tick_m1s_rows, PRIMARY KEY (market_id, symbol, ts)) PARTITION BY RANGE (ts);
 
+-- For questions about all symbols at once, such as how fresh the bars are.
+CREATE INDEX tick_m1s_by_time ON tick_m1s_rows (ts);
+CREATE INDEX tick_m5s_by_time ON tick_m5s_rows (ts);
+
 INSERT INTO time_tables VALUES
     ('ticks', '1 day', '30 days', 2),
     ('tick_m1s_rows', '7 days', '90 days', 1),
@@ -227,5 +231,27 @@ BEGIN
         notional = excluded.notional
     WHERE tick_m5s_rows.n_ticks <> excluded.n_ticks;
     RETURN n_done;
+END
+$$;
+
+-- Drops one partition that is too old at `as_of`; false when it is gone already, or its ticks are not rolled up.
+CREATE FUNCTION drop_time_partition(of_partition text, as_of timestamptz) RETURNS boolean LANGUAGE plpgsql
+-- Readers queue up behind this lock, so it does not wait long for its own turn.
+SET lock_timeout = '1s' AS $$
+DECLARE
+    part time_partitions;
+BEGIN
+    -- Alone: no writer of ticks and no roll-up from here on.
+    PERFORM pg_advisory_xact_lock(x'6C65766C'::int);
+    SELECT p.* INTO part FROM time_partitions p JOIN time_tables t USING (table_name)
+    WHERE p.partition_name = of_partition AND p.dropped_at IS NULL AND p.upper_ts <= as_of - t.keep_for;
+    IF NOT FOUND OR (part.table_name = 'ticks' AND EXISTS (
+        SELECT FROM tick_marks m WHERE m.lower_ts < part.upper_ts AND m.upper_ts > part.lower_ts
+    )) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('DROP TABLE %I', of_partition);
+    UPDATE time_partitions SET dropped_at = now() WHERE partition_name = of_partition;
+    RETURN true;
 END
 $$;
