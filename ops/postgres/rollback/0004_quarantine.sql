@@ -1,0 +1,2 @@
+-- The refused rows are lost.
+DROP TABLE quarantine;
