@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import asyncpg
 import structlog
@@ -54,25 +53,25 @@ class TimePartitions:
         """
         dropped: list[str] = []
         postponed: list[str] = []
-        async with self._client.connection() as (db, deadline):
+        async with self._client.connection("make_partitions") as (db, _):
             if self._is_native is None:
                 self._is_native = await db.fetchval("SELECT to_regclass('time_tables') IS NOT NULL")
             if not self._is_native:
                 return Maintained(0, (), ())
             n_made = sum(row["n_made"] for row in await db.fetch(_AHEAD, as_of))
-            for (name,) in await db.fetch(_DUE, as_of):
-                deadline.extend()
-                is_gone = await _drop(db, name, as_of)
-                (dropped if is_gone else postponed).append(name)
+            due = [row["partition_name"] for row in await db.fetch(_DUE, as_of)]
+        for name in due:
+            (dropped if await self._drop(name, as_of) else postponed).append(name)
         if dropped:
             log.info("partitions were dropped", names=dropped)
         return Maintained(n_made, tuple(dropped), tuple(postponed))
 
-
-async def _drop(db: Any, name: str, as_of: datetime) -> bool:
-    # Each in a transaction of its own: two tables locked at once could meet a reader of both.
-    try:
-        is_gone: bool = await db.fetchval("SELECT drop_time_partition($1, $2)", name, as_of)
-    except asyncpg.LockNotAvailableError:
-        return False
-    return is_gone
+    async def _drop(self, name: str, as_of: datetime) -> bool:
+        # Each in a transaction of its own: two tables locked at once could meet a reader of both.
+        async with self._client.connection("drop_partition") as (db, _):
+            try:
+                async with db.transaction():
+                    is_gone: bool = await db.fetchval("SELECT drop_time_partition($1, $2)", name, as_of)
+            except asyncpg.LockNotAvailableError:
+                return False
+        return is_gone

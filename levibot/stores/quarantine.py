@@ -63,7 +63,7 @@ class Quarantine:
             return 0
         payloads = [_text(row) for row in rows]
         n_new = 0
-        async with self._client.connection() as (db, deadline), db.transaction():
+        async with self._client.connection("write_quarantine") as (db, deadline), db.transaction():
             for at in range(0, len(rows), BATCH_ROWS):
                 part = rows[at : at + BATCH_ROWS]
                 status = await db.execute(
@@ -88,7 +88,7 @@ class Quarantine:
         limit: int = 1000,
     ) -> list[Quarantined]:
         """The newest rows that were put there in [start, end), newest first; at most `limit`, or 10,000."""
-        async with self._client.connection() as (db, _):
+        async with self._client.connection("read_quarantine") as (db, _):
             rows = await db.fetch(_READ, market_id, symbol, start, end, min(limit, MAX_READ))
         return [
             Quarantined(

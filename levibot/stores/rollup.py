@@ -11,11 +11,10 @@ import numpy as np
 from levibot.errors import DataError
 from levibot.market.tick_bars import FIELDS, TickBars
 from levibot.stores.postgres_client import PostgresClient
+from levibot.stores.postgres_deadline import Deadline
 
 # New trades to one transaction: a fraction of a second, and far from the server's limit.
 STEP_TICKS = 100_000
-# A step may wait for its disk; the answer of a live server is no reason to give up on it.
-STEP_TIMEOUT_S = 9.0
 VIEWS = {timedelta(seconds=1): "tick_m1s", timedelta(seconds=5): "tick_m5s"}
 
 _READ = """
@@ -55,13 +54,8 @@ class TickRollup:
         policies do this by themselves, except for trades that come too late for them.
         """
         n_done = 0
-        async with self._client.connection(STEP_TIMEOUT_S) as (db, deadline):
-            if self._is_timescale is None:
-                self._is_timescale = await db.fetchval("SELECT to_regclass('tick_m1s_rows') IS NULL")
-            step = _refresh_late if self._is_timescale else _roll_up_step
-            while n := await step(db):
-                n_done += n
-                deadline.extend()
+        while n := await self._step():
+            n_done += n
         return n_done
 
     async def read(
@@ -71,23 +65,36 @@ class TickRollup:
         interval: timedelta,
         start: datetime | None = None,
         end: datetime | None = None,
+        *,
+        allows_lag: bool = False,
     ) -> TickBars:
-        """The bars that open in [start, end). interval: 1 s or 5 s. Raises DataError on another one."""
+        """The bars that open in [start, end). allows_lag: a replica may answer.
+
+        Raises DataError on an interval other than 1 s and 5 s.
+        """
         query = _READ.format(columns=", ".join(FIELDS), view=_view(interval))
-        async with self._client.connection() as (db, _):
-            rows = await db.fetch(query, market_id, symbol, start, end)
-        return _bars(symbol, interval, rows)
+
+        async def body(db: Any, _: Deadline) -> Sequence[Any]:
+            rows: Sequence[Any] = await db.fetch(query, market_id, symbol, start, end)
+            return rows
+
+        return _bars(symbol, interval, await self._client.read("read_tick_bars", body, allows_lag=allows_lag))
 
     async def age_s(self, market_id: str, interval: timedelta) -> float | None:
         """Seconds from the opening of the newest bar to now; None when it is older than an hour."""
-        async with self._client.connection() as (db, _):
+        async with self._client.connection("age_of_tick_bars") as (db, _):
             age: float | None = await db.fetchval(_AGE.format(view=_view(interval)), market_id)
         return age
 
-
-async def _roll_up_step(db: Any) -> int:
-    n: int = await db.fetchval("SELECT tick_roll_up($1)", STEP_TICKS)
-    return n
+    async def _step(self) -> int:
+        # A connection a step: behind a pooler that is a transaction a step.
+        async with self._client.connection("roll_up_ticks") as (db, _):
+            if self._is_timescale is None:
+                self._is_timescale = await db.fetchval("SELECT to_regclass('tick_m1s_rows') IS NULL")
+            if self._is_timescale:
+                return await _refresh_late(db)
+            n: int = await db.fetchval("SELECT tick_roll_up($1)", STEP_TICKS)
+            return n
 
 
 async def _refresh_late(db: Any) -> int:

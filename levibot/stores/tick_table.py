@@ -15,12 +15,16 @@ import numpy.typing as npt
 from levibot.errors import StoreUnavailable
 from levibot.market.ticks import COLUMNS, Ticks, check_ticks, joined
 from levibot.stores import tick_rows
-from levibot.stores.postgres_client import Deadline, PostgresClient
+from levibot.stores.postgres_client import PostgresClient
+from levibot.stores.postgres_deadline import Deadline
 
 # One COPY at most: it ends well before the server would cancel it.
 COPY_ROWS = 50_000
-# How long a writer waits for another one that writes the same symbols.
-PATIENCE_S = 30.0
+# How long a writer waits for another one that writes the same symbols, and for one look at the lock.
+PATIENCE_S = 20.0
+LOCK_WAIT_MS = 1_000
+# A day of a busy symbol is more than what a statement may usually take.
+HISTORY_LIMIT_S = 120.0
 # Ranges of a mark with less than this between them become one: a second without trades costs nothing.
 JOINED_GAP_S = 60
 
@@ -80,11 +84,10 @@ class TickTable:
             return 0
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PATIENCE_S
-        async with self._client.connection() as (db, deadline):
+        async with self._client.connection("write_ticks") as (db, deadline):
             while True:
                 try:
-                    # Under the locks each statement must see what the last holder committed.
-                    async with db.transaction(isolation="read_committed"):
+                    async with db.transaction():
                         return await self._add(db, deadline, market_id, batch)
                 except asyncpg.LockNotAvailableError as exc:
                     # The server lives and somebody else has the locks: no reason to call it silent.
@@ -97,17 +100,25 @@ class TickTable:
                         ) from exc
 
     async def read(
-        self, market_id: str, symbol: str, start: datetime | None = None, end: datetime | None = None
+        self,
+        market_id: str,
+        symbol: str,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        allows_lag: bool = False,
     ) -> Ticks:
-        """The trades in [start, end), in the order of (ts, trade_id)."""
-        received = bytearray()
-        async with self._client.connection() as (db, deadline):
-            await _copy_out(db, deadline, received, _RANGE, market_id, symbol, start, end)
+        """The trades in [start, end), in the order of (ts, trade_id). allows_lag: a replica may answer."""
+
+        async def body(db: Any, deadline: Deadline) -> bytearray:
+            return await _copy_out(db, deadline, _RANGE, market_id, symbol, start, end)
+
+        received = await self._client.read("read_ticks", body, limit_s=HISTORY_LIMIT_S, allows_lag=allows_lag)
         return tick_rows.decode(symbol, received)
 
     async def last(self, market_id: str, symbols: Sequence[str]) -> dict[str, tuple[datetime, int]]:
         """When the newest trade was, and its id; a symbol without trades has no entry."""
-        async with self._client.connection() as (db, _):
+        async with self._client.connection("last_ticks") as (db, _):
             rows = await db.fetch(_LAST, market_id, list(symbols))
         return {row["symbol"]: (row["ts"], row["trade_id"]) for row in rows}
 
@@ -119,7 +130,7 @@ class TickTable:
             [int(part.trade_id.min()) for part in batch],
             [int(part.trade_id.max()) for part in batch],
             tick_rows.instants(np.unique(np.concatenate([_floored(part.ts, "h") for part in batch]))),
-            max(1, int(500 * self._client.timeout_s)),
+            LOCK_WAIT_MS,
         )
         deadline.extend()
         may_know = {row[0] for row in rows}
@@ -186,8 +197,7 @@ async def _known_ids(db: Any, deadline: Deadline, market_id: str, ticks: Ticks) 
     """The ids among those of the trades that the table has; it may name others as well."""
     first, last = int(ticks.trade_id.min()), int(ticks.trade_id.max())
     if last - first < 4 * len(ticks):
-        received = bytearray()
-        await _copy_out(db, deadline, received, _KNOWN_BETWEEN, market_id, ticks.symbol, first, last)
+        received = await _copy_out(db, deadline, _KNOWN_BETWEEN, market_id, ticks.symbol, first, last)
         return tick_rows.decode_ids(received)
     known: list[int] = []
     # Far apart: what lies between them may be the whole history.
@@ -209,9 +219,12 @@ async def _copy_in(db: Any, deadline: Deadline, market_id: str, parts: Sequence[
     deadline.extend()
 
 
-async def _copy_out(db: Any, deadline: Deadline, received: bytearray, query: str, *arguments: object) -> None:
+async def _copy_out(db: Any, deadline: Deadline, query: str, *arguments: object) -> bytearray:
+    received = bytearray()
+
     async def receive(data: bytes) -> None:
         received.extend(data)
         deadline.extend()
 
     await db.copy_from_query(query, *arguments, output=receive, format="binary")
+    return received

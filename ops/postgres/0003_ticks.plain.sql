@@ -130,6 +130,11 @@ CREATE FUNCTION tick_write_begins(
 DECLARE
     gone timestamptz;
 BEGIN
+    -- Under the locks, each statement must see what the last holder committed.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'trades are written in transactions that are read committed, not %',
+            current_setting('transaction_isolation');
+    END IF;
     PERFORM set_config('lock_timeout', wait_ms || 'ms', true);
     -- A writer that is frozen in the middle must not hold its locks for ever.
     PERFORM set_config('idle_in_transaction_session_timeout', '10s', true);

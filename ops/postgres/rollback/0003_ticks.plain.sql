@@ -1,3 +1,4 @@
+-- Takes 0003_ticks.plain.sql back.
 -- The trades and their bars are lost.
 DROP FUNCTION drop_time_partition(text, timestamptz);
 DROP FUNCTION tick_roll_up(bigint);
@@ -12,3 +13,4 @@ DROP TABLE tick_marks;
 DROP TABLE ticks;
 DELETE FROM time_partitions WHERE table_name IN ('ticks', 'tick_m1s_rows', 'tick_m5s_rows');
 DELETE FROM time_tables WHERE table_name IN ('ticks', 'tick_m1s_rows', 'tick_m5s_rows');
+DELETE FROM schema_migrations WHERE name = '0003_ticks.plain.sql';
