@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -22,12 +22,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceState:
-    """How a loop is doing. Instants are of its clock, aware; None before the first time. last_error: of the
-    newest round, empty when it went well."""
+    """How a loop is doing. Instants are of its clock, aware; None before the first time.
+
+    errors: what the newest round of a job met, by the job's name; a job that goes well has no entry.
+    """
 
     rolled_up_at: datetime | None = None
     maintained_at: datetime | None = None
-    last_error: str = ""
+    errors: Mapping[str, str] = field(default_factory=dict)
 
 
 class TickMaintenance:
@@ -57,18 +59,18 @@ class TickMaintenance:
     async def run(self) -> None:
         """Both jobs, each at its own pace: bars do not wait for a partition that cannot be dropped."""
         async with asyncio.TaskGroup() as jobs:
-            jobs.create_task(self._repeat("roll-up", self.roll_up, self._roll_up_s))
+            jobs.create_task(self._repeat("roll_up", self.roll_up, self._roll_up_s))
             jobs.create_task(self._repeat("partitions", self.maintain, self._partitions_s))
 
     async def roll_up(self) -> None:
         """One round of bars. Raises StoreError."""
         await self._rollup.roll_up()
-        self._note(rolled_up_at=self._clock.now())
+        self.state = replace(self.state, rolled_up_at=self._clock.now())
 
     async def maintain(self) -> None:
         """One round of partitions. Raises StoreError."""
         await self._partitions.maintain(self._clock.now())
-        self._note(maintained_at=self._clock.now())
+        self.state = replace(self.state, maintained_at=self._clock.now())
 
     async def _repeat(self, name: str, job: Callable[[], Awaitable[None]], every_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -81,22 +83,13 @@ class TickMaintenance:
                 if n_failed == 0:
                     log.warning("the housekeeping of trades failed", job=name, error=str(exc))
                 n_failed += 1
-                self._note(last_error=str(exc))
+                self.state = replace(self.state, errors={**self.state.errors, name: str(exc)})
                 pause_s = min(LONGEST_BACKOFF_S, self._roll_up_s * 2 ** min(n_failed, 10))
             else:
                 if n_failed:
                     log.info("the housekeeping of trades goes on", job=name, failures=n_failed)
                 n_failed = 0
+                errors = {other: error for other, error in self.state.errors.items() if other != name}
+                self.state = replace(self.state, errors=errors)
                 pause_s = every_s
             await asyncio.sleep(max(0.0, started + pause_s - loop.time()))
-
-    def _note(
-        self,
-        *,
-        rolled_up_at: datetime | None = None,
-        maintained_at: datetime | None = None,
-        last_error: str = "",
-    ) -> None:
-        self.state = MaintenanceState(
-            rolled_up_at or self.state.rolled_up_at, maintained_at or self.state.maintained_at, last_error
-        )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from levibot.errors import DataError, StoreError
 from levibot.market.bars import FIELDS, Bars
 from levibot.stores import migrations
+from levibot.stores.ledgers import ORDERS, SHADOW_FILLS, SIGNALS, Ledger
 from levibot.stores.partitions import TimePartitions
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_deadline import Deadline
@@ -82,6 +83,9 @@ class TickStore:
         self.rollup = TickRollup(client)
         self.partitions = TimePartitions(client)
         self.quarantine = Quarantine(client)
+        self.signals = Ledger(client, SIGNALS)
+        self.shadow_fills = Ledger(client, SHADOW_FILLS)
+        self.orders = Ledger(client, ORDERS)
 
     @classmethod
     async def open(
