@@ -25,6 +25,7 @@ from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.tick_maintenance import TickMaintenance
 from levibot.stores.tick_table import COPY_ROWS
 from levibot.stores.ticks import TickStore
+from levibot.telemetry.logging import configure_logging
 
 MARKET = "binance"
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
@@ -147,6 +148,7 @@ async def freshness(dsn: str, seconds: float) -> Mapping[str, float]:
 
 def main() -> None:
     options = arguments(__doc__ or "")
+    configure_logging("WARNING", "benchmark")
     n_rows, live_s = (QUICK_ROWS, QUICK_LIVE_S) if options.quick else (N_ROWS, LIVE_S)
     with tempfile.TemporaryDirectory() as folder:
         # Reachable by the unprivileged user that the server may run as.

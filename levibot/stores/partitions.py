@@ -63,7 +63,7 @@ class TimePartitions:
         for name in due:
             (dropped if await self._drop(name, as_of) else postponed).append(name)
         if dropped:
-            log.info("partitions were dropped", names=dropped)
+            log.info("partitions were dropped", n=len(dropped), first=dropped[0], last=dropped[-1])
         return Maintained(n_made, tuple(dropped), tuple(postponed))
 
     async def _drop(self, name: str, as_of: datetime) -> bool:
