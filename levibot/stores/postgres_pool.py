@@ -106,6 +106,11 @@ class PostgresPool:
         watch.census.add(database, pool)
         return cls(pool, dsn, timeout_s, limits, is_pooled=is_pooled, database=database, watch=watch)
 
+    @property
+    def size(self) -> int:
+        """Connections that are open now."""
+        return int(self._pool.get_size())
+
     async def close(self) -> None:
         """Close the connections, by force when the server does not take part in time."""
         self._watch.census.remove(self._database, self._pool)

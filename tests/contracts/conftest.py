@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from levibot.settings import Settings
+from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.ticks import TickStore
 from tests.servers.debian_postgres import DebianPostgres
 from tests.servers.pgbouncer import Pgbouncer
@@ -79,3 +82,11 @@ async def tick_store(database_dsn: str) -> AsyncIterator[TickStore]:
     await store.migrate()
     yield store
     await store.close()
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[tuple[EmbeddedServers, str]]:
+    """A PostgreSQL of this test alone, to be frozen and killed."""
+    servers = EmbeddedServers(Settings.load(home=tmp_path / "home", redis_url="redis://unused"))
+    yield servers, servers.start().postgres_dsn
+    servers.stop()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,7 +13,6 @@ import pytest
 
 from levibot.errors import StoreError, StoreUnavailable
 from levibot.market.bars import Bars
-from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.ticks import TickStore
 
@@ -131,11 +128,3 @@ async def eventually_read(store: TickStore, symbol: str) -> Bars:
             return await store.read_bars("m", symbol, HOUR)
         except StoreUnavailable:
             await asyncio.sleep(0.05)
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[tuple[EmbeddedServers, str]]:
-    """A PostgreSQL of this test alone, to be frozen and killed."""
-    servers = EmbeddedServers(Settings.load(home=tmp_path / "home", redis_url="redis://unused"))
-    yield servers, servers.start().postgres_dsn
-    servers.stop()

@@ -71,9 +71,9 @@ class Pgbouncer:
         self._process = ServerProcess.start("pgbouncer", command, self._folder / "pgbouncer.log", identity)
         self._process.wait_for(self._answers)
 
-    def stop(self) -> None:
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
-            self._process.stop(signal.SIGTERM)
+            self._process.stop(by)
             self._process = None
 
     def _answers(self) -> bool:
