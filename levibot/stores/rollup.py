@@ -13,8 +13,9 @@ from levibot.market.tick_bars import FIELDS, TickBars
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_deadline import Deadline
 
-# New trades to one transaction: a fraction of a second, and far from the server's limit.
-STEP_TICKS = 100_000
+# New trades to one transaction. Where every trade is alone in its second, each makes two rows.
+STEP_TICKS = 25_000
+STEP_LIMIT_S = 60.0
 VIEWS = {timedelta(seconds=1): "tick_m1s", timedelta(seconds=5): "tick_m5s"}
 
 _READ = """
@@ -88,7 +89,7 @@ class TickRollup:
 
     async def _step(self) -> int:
         # A connection a step: behind a pooler that is a transaction a step.
-        async with self._client.connection("roll_up_ticks") as (db, _):
+        async with self._client.connection("roll_up_ticks", limit_s=STEP_LIMIT_S) as (db, _):
             if self._is_timescale is None:
                 self._is_timescale = await db.fetchval("SELECT to_regclass('tick_m1s_rows') IS NULL")
             if self._is_timescale:

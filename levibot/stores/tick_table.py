@@ -25,6 +25,8 @@ PATIENCE_S = 20.0
 LOCK_WAIT_MS = 1_000
 # A day of a busy symbol is more than what a statement may usually take.
 HISTORY_LIMIT_S = 120.0
+# A mark is rolled up whole, so it is no larger than a step of the roll-up may be.
+MARK_TICKS = 10_000
 # Ranges of a mark with less than this between them become one: a second without trades costs nothing.
 JOINED_GAP_S = 60
 
@@ -158,9 +160,9 @@ class TickTable:
 
 
 def marks_of(ticks: Ticks) -> Marks:
-    """The ranges of seconds that the trades touch, none of more than `COPY_ROWS` of them."""
+    """The ranges of seconds that the trades touch, none of more than `MARK_TICKS` of them."""
     seconds = np.sort(_floored(ticks.ts, "s"))
-    is_first = np.arange(len(seconds)) % COPY_ROWS == 0
+    is_first = np.arange(len(seconds)) % MARK_TICKS == 0
     is_first[1:] |= np.diff(seconds) > np.timedelta64(JOINED_GAP_S, "s")
     first = np.flatnonzero(is_first)
     counts = np.diff(np.append(first, len(seconds)))

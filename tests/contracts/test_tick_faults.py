@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import asyncpg
 import numpy as np
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from levibot.clock import SystemClock
 from levibot.errors import StoreError, StoreUnavailable
 from levibot.market.ticks import Ticks
 from levibot.settings import Settings
+from levibot.stores import tick_table
 from levibot.stores.embedded import EmbeddedServers, endpoints
 from levibot.stores.tick_maintenance import TickMaintenance
 from levibot.stores.ticks import TickStore
@@ -62,6 +64,30 @@ async def test_writers_of_the_same_symbols_wait_for_each_other(
     await other.close()
     assert sum(new) == 40_000
     assert (await tick_store.ticks.read("m", "AA")).trade_id.tolist() == list(range(1, 40_001))
+
+
+async def test_a_writer_outwaits_a_lock_and_gives_up_on_one_that_stays(
+    tick_store: TickStore, database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await asyncpg.connect(database_dsn, statement_cache_size=0)
+    held = other.transaction()
+    await held.start()
+    await other.execute("SELECT pg_advisory_xact_lock(hashtextextended('m/AA', 0))")
+    writing = asyncio.create_task(tick_store.ticks.write("m", [ticks("AA", 10), ticks("BB", 10)]))
+    # Longer than one look at the lock.
+    await asyncio.sleep(1.5 * tick_table.LOCK_WAIT_MS / 1000)
+    assert not writing.done()
+    # Of another symbol: nobody is in its way.
+    assert await tick_store.ticks.write("m", [ticks("CC", 10)]) == 10
+    await held.rollback()
+    assert await writing == 20
+    monkeypatch.setattr(tick_table, "PATIENCE_S", 0.5)
+    async with other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock(hashtextextended('m/AA', 0))")
+        with pytest.raises(StoreUnavailable, match="Trades of AA have been locked by another writer"):
+            await tick_store.ticks.write("m", [ticks("AA", 5, first_id=100)])
+    await other.close()
+    assert len(await tick_store.ticks.read("m", "AA")) == 10
 
 
 async def test_no_acknowledged_trade_is_lost_when_the_server_is_killed_under_load(
