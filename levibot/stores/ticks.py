@@ -14,9 +14,14 @@ import numpy.typing as npt
 from levibot.errors import DataError, StoreError
 from levibot.market.bars import FIELDS, Bars
 from levibot.stores import migrations
+from levibot.stores.ledgers import ORDERS, SHADOW_FILLS, SIGNALS, Ledger
+from levibot.stores.partitions import TimePartitions
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_deadline import Deadline
 from levibot.stores.postgres_pool import PoolLimits
+from levibot.stores.quarantine import Quarantine
+from levibot.stores.rollup import TickRollup
+from levibot.stores.tick_table import TickTable
 
 CHUNK_ROWS = 10_000
 HISTORY_LIMIT_S = 120.0  # years of minutes are more than what a statement may usually take
@@ -74,6 +79,13 @@ class TickStore:
 
     def __init__(self, client: PostgresClient) -> None:
         self._client = client
+        self.ticks = TickTable(client)
+        self.rollup = TickRollup(client)
+        self.partitions = TimePartitions(client)
+        self.quarantine = Quarantine(client)
+        self.signals = Ledger(client, SIGNALS)
+        self.shadow_fills = Ledger(client, SHADOW_FILLS)
+        self.orders = Ledger(client, ORDERS)
 
     @classmethod
     async def open(
