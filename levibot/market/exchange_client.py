@@ -204,13 +204,14 @@ class ExchangeClient:
             limit,
         )
 
-    async def open_stream(self, symbols: Sequence[str]) -> TradeStream:
+    async def open_stream(self, symbols: Sequence[str], *, max_waiting: int = 10_000) -> TradeStream:
         """A websocket of its own for the trades of these symbols; it connects at its first `wait`.
 
-        Raises UsageError where ccxt has no such stream of the exchange.
+        max_waiting: trades a symbol that wait to be taken. Raises UsageError where ccxt has no such stream.
         """
         pairs = {symbol: await self._pair(symbol) for symbol in symbols}
         wire: Any = open_wire(self.exchange_id, self._kind, self._base_url, self._timeout_s, self._clock)
+        wire.options["tradesLimit"] = max_waiting
         # The markets are known: a reconnect must not ask for them again.
         wire.set_markets_from_exchange(self._wire)
         return TradeStream(wire, self.exchange_id, pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,8 +13,6 @@ from levibot.errors import SourceError, SourceUnavailable, UnknownSymbol, UsageE
 from levibot.market.retry_after import parse_retry_after
 
 MarketKind = Literal["spot", "perpetual"]
-# A stream's trades that wait to be taken, a symbol. Older ones give way; who counts ids notices.
-STREAM_TRADES = 10_000
 
 
 def open_wire(
@@ -36,7 +35,8 @@ def open_wire(
     house = ccxt.pro if exchange_id in ccxt.pro.exchanges else ccxt.async_support
     wire = getattr(house, exchange_id)({"timeout": int(timeout_s * 1000), "enableRateLimit": True})
     wire.options["maxRetriesOnFailure"] = 0
-    wire.options["tradesLimit"] = STREAM_TRADES
+    # A websocket that is not open by then is not tried on; whole seconds, as ccxt counts them.
+    wire.options["ws"] = {**wire.options.get("ws", {}), "connectionTimeout": 1000 * math.ceil(timeout_s)}
     # It would wait for a quarter of a second at each close, for connections of its own that we close.
     wire.timeout_on_exit = 0
     wire.fetch = _decoded(exchange_id, wire.fetch)
