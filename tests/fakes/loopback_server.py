@@ -135,7 +135,7 @@ class LoopbackServer:
                     status=int(fault), headers=headers, text=body, content_type="application/json"
                 )
             case "500" | "404":
-                body = '{"code": -1000, "msg": "An unknown error."}'
+                body = '{"code": -1100, "msg": "Illegal characters found in a parameter."}'
                 return web.Response(status=int(fault), text=body, content_type="application/json")
             case "redirect":
                 return web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"})
