@@ -97,6 +97,11 @@ class ExchangeClient:
         """The intervals of which the exchange has bars, like 1h."""
         return frozenset(self._wire.timeframes or ())
 
+    @property
+    def has_funding_rates(self) -> bool:
+        """Whether `funding_rates` can be asked."""
+        return bool(self._wire.has.get("fetchFundingRateHistory"))
+
     async def close(self) -> None:
         """Close the connections."""
         await self._wire.close()

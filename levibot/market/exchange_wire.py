@@ -41,6 +41,8 @@ def open_wire(
     wire.timeout_on_exit = 0
     wire.fetch = _decoded(exchange_id, wire.fetch)
     wire.handle_errors = _patient(exchange_id, clock, wire.handle_errors)
+    wire.parse_ohlcv = _dated(exchange_id, wire.parse_ohlcv, 0)
+    wire.parse_trade = _dated(exchange_id, wire.parse_trade, "timestamp")
     wire.parse_ohlcvs = _rows_only(exchange_id, wire.parse_ohlcvs)
     wire.parse_trades = _rows_only(exchange_id, wire.parse_trades)
     _ask_only_for(wire, kind)
@@ -133,6 +135,18 @@ def _rows_only(exchange_id: str, parse: Callable[..., list[Any]]) -> Callable[..
         return parse(answer, *args, **kwargs)
 
     return parse_rows
+
+
+def _dated(exchange_id: str, parse: Callable[..., Any], instant: int | str) -> Callable[..., Any]:
+    """ccxt's parser of one row, whose callers drop a row without an instant, made to refuse it."""
+
+    def parse_row(row: Any, *args: Any, **kwargs: Any) -> Any:
+        parsed = parse(row, *args, **kwargs)
+        if not isinstance(parsed[instant], int):
+            raise unreadable(exchange_id)
+        return parsed
+
+    return parse_row
 
 
 def _ask_only_for(wire: Any, kind: MarketKind) -> None:

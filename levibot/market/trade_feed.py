@@ -48,11 +48,12 @@ class TradeFeed:
     """Follows the aggregate trades of some symbols. State: the newest trade of each that was given out.
 
     newest_ids: of each symbol, the last trade that is stored already; the feed goes on after it. A symbol
-    without one begins with the next trade. silence_s: when a symbol had no message for so long, REST is asked
-    whether there was a trade; if the websocket does not bring it within `grace_s`, the connection is taken
-    for dead. longest_gap: a gap of more trades is given up, said and counted. max_waiting: how many trades of
-    a symbol wait for a slow consumer. Beyond that the oldest are dropped, which is a gap like any other: what
-    is held is bounded, and the consumer still gets each trade.
+    without one begins with the first trade at `since` or in the hour after it, or else with the next trade.
+    silence_s: when a symbol had no message for so long, REST is asked whether there was a trade; if the
+    websocket does not bring it within `grace_s`, the connection is taken for dead. longest_gap: a gap of more
+    trades is given up, said and counted. max_waiting: how many trades of a symbol wait for a slow consumer.
+    Beyond that the oldest are dropped, which is a gap like any other: what is held is bounded, and the
+    consumer still gets each trade.
     Raises UsageError for an exchange whose trades are not counted.
     """
 
@@ -63,6 +64,7 @@ class TradeFeed:
         clock: Clock,
         *,
         newest_ids: Mapping[str, int] | None = None,
+        since: datetime | None = None,
         silence_s: float = 30.0,
         grace_s: float = 5.0,
         longest_gap: int = 2_000_000,
@@ -87,6 +89,7 @@ class TradeFeed:
         self._longest_backoff_s = longest_backoff_s
         self._jitter = jitter or random.Random()
         self._newest = dict(newest_ids or {})
+        self._since = since
         # Of each symbol: when the websocket last brought a trade, and the trade that it must bring, by when.
         self._heard: dict[str, float] = {}
         self._awaited: dict[str, tuple[int, float]] = {}
@@ -142,8 +145,9 @@ class TradeFeed:
         """What was traded since the last trade that was given out."""
         for symbol in self._symbols:
             target = await self._newest_id(symbol)
-            # Without a trade before, the feed begins here.
-            if self._newest.setdefault(symbol, target) < target:
+            if symbol not in self._newest:
+                self._newest[symbol] = await self._last_id_before(symbol, target)
+            if self._newest[symbol] < target:
                 self._n_gaps += 1
                 async with aclosing(self._filled(symbol, target)) as pages:
                     async for page in pages:
@@ -257,6 +261,13 @@ class TradeFeed:
         # Before the consumer has it: a batch that is out must not come again.
         self._newest[ticks.symbol] = int(ticks.trade_id[-1])
         return ticks
+
+    async def _last_id_before(self, symbol: str, newest_id: int) -> int:
+        """The trade after which a feed without a stored one begins."""
+        if self._since is None:
+            return newest_id
+        first = await self._client.trades_since(symbol, self._since, 1)
+        return int(first.trade_id[0]) - 1 if len(first) else newest_id
 
     async def _newest_id(self, symbol: str) -> int:
         newest = await self._client.newest_trades(symbol, 1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
 from aiohttp import WSMsgType, web
 
 from levibot.market.bars import Bars
-from tests.fakes.loopback_server import Asked, LoopbackServer
+from tests.fakes.loopback_server import SLOW_S, Asked, LoopbackServer
 
 MAX_ROWS = 1000
 FIRST_TRADE_ID = 3_821_253_461
@@ -21,7 +22,8 @@ class FakeExchange(LoopbackServer):
     """Serves spot markets, klines, trades and books. While `answer` is set, every answer is that.
 
     Trades are made by `trade`; each is on REST from then on, and goes to the subscribed sockets unless
-    `is_silent`. `system_status`: 0 normal, 1 maintenance. `ahead_ms`: of the server's clock.
+    `is_silent`. `system_status`: 0 normal, 1 maintenance. The server's clock stands still, unless it
+    `follows_clock`.
     """
 
     def __init__(self, bars: dict[str, Bars]) -> None:
@@ -31,7 +33,7 @@ class FakeExchange(LoopbackServer):
         self.answer: tuple[int, str] | None = None
         self.is_silent = False
         self.system_status = 0
-        self.now_ms = FIRST_TRADE_MS
+        self.follows_clock = False
         self.n_connections = 0
         self._sockets: dict[web.WebSocketResponse, set[str]] = {}
 
@@ -77,6 +79,10 @@ class FakeExchange(LoopbackServer):
         """How many sockets are subscribed to the symbol's trades."""
         return sum(f"{symbol.lower()}@aggTrade" in streams for streams in list(self._sockets.values()))
 
+    def now_ms(self) -> int:
+        """The server's time."""
+        return time.time_ns() // 1_000_000 if self.follows_clock else FIRST_TRADE_MS
+
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/ws/{stream}", self._stream)
 
@@ -99,6 +105,8 @@ class FakeExchange(LoopbackServer):
         if self.fault in ("429", "503"):
             headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
             return web.Response(status=int(self.fault), headers=headers)
+        if self.fault == "hang":
+            await self._wait(SLOW_S)
         target = web.WebSocketResponse()
         await target.prepare(request)
         self.n_connections += 1
@@ -127,7 +135,7 @@ class FakeExchange(LoopbackServer):
             case "/api/v3/ping":
                 return 200, "{}"
             case "/api/v3/time":
-                return 200, json.dumps({"serverTime": self.now_ms})
+                return 200, json.dumps({"serverTime": self.now_ms()})
             case "/sapi/v1/system/status":
                 words = ("normal", "system_maintenance")
                 return 200, json.dumps({"status": self.system_status, "msg": words[self.system_status]})

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -118,6 +119,19 @@ async def test_a_symbol_without_a_stored_trade_begins_now(feed_of: Open, exchang
         await in_thread(exchange.trade, "BTCUSDT", 2)
         await consumer.until("BTCUSDT", FIRST_TRADE_ID + 51)
         assert consumer.ids("BTCUSDT") == dense(FIRST_TRADE_ID + 50, FIRST_TRADE_ID + 51)
+
+
+async def test_a_symbol_without_a_stored_trade_can_begin_at_an_instant(
+    feed_of: Open, exchange: FakeExchange
+) -> None:
+    await in_thread(exchange.trade, "BTCUSDT", 50)
+    since = datetime.fromtimestamp((exchange.trades["BTCUSDT"][20]["T"] - 1) / 1000, UTC)
+    async with consuming(feed_of(since=since), exchange) as consumer:
+        await in_thread(exchange.trade, "BTCUSDT", 2)
+        await in_thread(exchange.trade, "ETHUSDT", 1)
+        await consumer.until("BTCUSDT", FIRST_TRADE_ID + 51)
+        await consumer.until("ETHUSDT", FIRST_TRADE_ID)
+        assert consumer.ids("BTCUSDT") == dense(FIRST_TRADE_ID + 20, FIRST_TRADE_ID + 51)
 
 
 async def test_it_goes_on_after_what_is_stored(feed_of: Open, exchange: FakeExchange) -> None:
@@ -281,6 +295,19 @@ async def test_nothing_is_lost_while_rest_and_websocket_fail_in_turn(
         last = FIRST_TRADE_ID + 99
         await consumer.until("BTCUSDT", last)
         assert consumer.ids("BTCUSDT") == dense(FIRST_TRADE_ID, last)
+
+
+async def test_a_websocket_that_never_opens_is_given_up(feed_of: Open, exchange: FakeExchange) -> None:
+    exchange.fault, exchange.faulty_paths = "hang", ("/ws",)
+    feed = feed_of(silence_s=30.0)
+    consumer = Consumer(feed)
+    task = asyncio.create_task(consumer.run())
+    await eventually(lambda: feed.status().n_reconnects >= 1)
+    assert "RequestTimeout" in feed.status().problem
+    exchange.fault = None
+    await subscription(exchange)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_an_exchange_that_refuses_the_websocket_is_asked_again_after_a_pause(
