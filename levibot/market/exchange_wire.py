@@ -90,6 +90,14 @@ def unknown_symbol(exchange_id: str, symbol: str, kind: MarketKind = "spot") -> 
     )
 
 
+def network_error(reason: str) -> Exception:
+    """The error by which ccxt's own parts tell each other that a connection is no good."""
+    import ccxt
+
+    error: Exception = ccxt.NetworkError(reason)
+    return error
+
+
 def _unavailable(exchange_id: str, why: str, retry_after_s: float | None = None) -> SourceUnavailable:
     return SourceUnavailable(
         f"The exchange {exchange_id} does not answer ({why}).",

@@ -7,7 +7,7 @@ from typing import Any
 
 from levibot.errors import SourceError, SourceUnavailable, UsageError
 from levibot.market.exchange_answers import ticks_of
-from levibot.market.exchange_wire import translated
+from levibot.market.exchange_wire import network_error, translated
 from levibot.market.ticks import Ticks
 
 
@@ -90,12 +90,6 @@ class TradeStream:
                 with translated(self._exchange_id, "the stream of trades"):
                     handle(message)
             except SourceError as exc:
-                connection.on_error(_as_network_error(exc))
+                connection.on_error(network_error(f"a message cannot be read: {exc.message}"))
 
         return handle_message
-
-
-def _as_network_error(exc: SourceError) -> Exception:
-    import ccxt
-
-    return ccxt.NetworkError(f"a message cannot be read: {exc.message}")  # type: ignore[no-any-return]
