@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ class ExchangeSource:
         return self._symbols
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, for good."""
         self._thread.end(self._client.close)
 
     def extent(self) -> tuple[datetime, datetime | None]:
@@ -116,17 +116,26 @@ class _LoopThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._has_ended = False
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, awaited in the loop. Not to be called from the loop itself."""
-        return asyncio.run_coroutine_threadsafe(work, self._begun()).result()
+        """The result of `work`, awaited in the loop. Not to be called from the loop itself.
 
-    def end(self, closing: Any) -> None:
-        """Await `closing()` in the loop and end it; nothing happens if it never began."""
+        Raises UsageError after the end.
+        """
+        loop = self._begun()
+        if loop is None:
+            work.close()
+            raise UsageError(f"The source {self._name} is closed.", hint="Open another one.")
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    def end(self, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await `closing()` in the loop, if it ever began, and end it."""
         with self._lock:
+            self._has_ended = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None:
@@ -138,9 +147,9 @@ class _LoopThread:
             thread.join()
             loop.close()
 
-    def _begun(self) -> asyncio.AbstractEventLoop:
+    def _begun(self) -> asyncio.AbstractEventLoop | None:
         with self._lock:
-            if self._loop is None:
+            if self._loop is None and not self._has_ended:
                 self._loop = asyncio.new_event_loop()
                 # A daemon: a process that forgot to close its source must still end.
                 self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
