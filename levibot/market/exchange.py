@@ -10,10 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import numpy.typing as npt
 
 from levibot.clock import Clock
 from levibot.errors import SourceError, SourceUnavailable, UnknownSymbol, UsageError
 from levibot.market.bars import FIELDS, Bars
+from levibot.market.screening import Screened, screen_bars
 from levibot.market.validation import check_bars, check_request, empty_bars
 from levibot.settings import INTERVALS, SourceName
 
@@ -49,6 +51,7 @@ class ExchangeSource:
         self._timeframe = next((name for name, length in INTERVALS.items() if length == interval), "")
         if self._timeframe not in (self._client.timeframes or {}):
             raise UsageError(f"The exchange {exchange_id} has no bars of {interval}.", hint="Take 1h.")
+        self._where = f"the answer of {exchange_id}"
         self._pairs: dict[str, str] = {}
 
     @property
@@ -81,6 +84,18 @@ class ExchangeSource:
         Raises UnknownSymbol, SourceUnavailable (no connection, timeout, maintenance, rate limit), SourceError
         (the exchange refuses, or answers with something that is no bars) and DataError.
         """
+        columns = self._columns(symbol, start, end)
+        return check_bars(symbol, self._interval, columns, self._where) if columns else self._none(symbol)
+
+    def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
+        """As `bars`, with the rows that are no bars beside them."""
+        columns = self._columns(symbol, start, end)
+        if not columns:
+            return Screened.passed(symbol, self._none(symbol))
+        return screen_bars(symbol, self._interval, columns, self._where)
+
+    def _columns(self, symbol: str, start: datetime, end: datetime) -> dict[str, npt.NDArray[Any]]:
+        """The rows of a range as they came; no column when there is no row."""
         check_request(symbol, self._symbols, start, end, f"The exchange {self._exchange_id}")
         # The last bar that may be in the answer opens before this.
         stop = min(end, self._clock.now() - self._interval + timedelta(microseconds=1))
@@ -96,11 +111,13 @@ class ExchangeSource:
                 else at + PAGE_BARS * self._interval
             )
         if not rows:
-            return empty_bars(symbol, self._interval)
-        # ccxt gives None where the exchange sent no number: it becomes NaN, which the check refuses.
+            return {}
+        # ccxt gives None where the exchange sent no number: it becomes NaN, which is no price.
         columns = {f: np.array([row[i] for row in rows], np.float64) for i, f in enumerate(FIELDS, start=1)}
-        ts = np.array([row[0] for row in rows], np.int64).astype("datetime64[ms]")
-        return check_bars(symbol, self._interval, {"ts": ts, **columns}, f"the answer of {self._exchange_id}")
+        return {"ts": np.array([row[0] for row in rows], np.int64).astype("datetime64[ms]"), **columns}
+
+    def _none(self, symbol: str) -> Bars:
+        return empty_bars(symbol, self._interval)
 
     def _page(self, symbol: str, since: datetime, limit: int) -> list[list[Any]]:
         with self._lock, _translated(self._exchange_id, symbol):
