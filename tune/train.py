@@ -29,7 +29,7 @@ async def read_panel(settings: Settings, until: datetime) -> Panel:
     try:
         bars = {}
         for symbol in settings.symbols:
-            stored = await ticks.read_bars(settings.market_id, symbol, settings.interval)
+            stored = await ticks.read_bars(settings.market_id, symbol, settings.interval, allows_lag=True)
             bars[symbol] = stored.closed_by(until)
     finally:
         await ticks.close()

@@ -6,13 +6,19 @@ from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 from levibot.stores.events import EventStore
 from levibot.stores.online import OnlineStore
+from levibot.stores.postgres_pool import PoolLimits
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
 
 
 async def open_ticks(settings: Settings) -> TickStore:
     """The tick store. Raises NotReady before the first start, StoreUnavailable when it does not answer."""
-    return await TickStore.open(endpoints(settings).postgres_dsn, timeout_s=settings.store_timeout_s)
+    return await TickStore.open(
+        endpoints(settings).postgres_dsn,
+        timeout_s=settings.store_timeout_s,
+        limits=PoolLimits(settings.postgres_pool_min, settings.postgres_pool_max),
+        replica_dsn=settings.postgres_replica_dsn,
+    )
 
 
 def open_online(settings: Settings, view_version: str) -> OnlineStore:

@@ -173,7 +173,13 @@ def _server(settings: Settings, name: str, address: Address) -> Server:
     logs = settings.home / "logs"
     if name == ValkeyServer.name:
         return ValkeyServer(settings.home / name, logs / "valkey.log", address.port, address.password)
-    return PostgresServer(settings.home / name, logs / "postgres.log", address.port, address.password)
+    return PostgresServer(
+        settings.home / name,
+        logs / "postgres.log",
+        address.port,
+        address.password,
+        pool_max=settings.postgres_pool_max,
+    )
 
 
 def _url(server: Server) -> str:

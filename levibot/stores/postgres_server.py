@@ -15,6 +15,9 @@ from levibot.stores.server_process import LOOPBACK, ServerProcess, server_enviro
 
 ROLE = DATABASE = "levibot"
 PREPARE_TIMEOUT_S = 120.0
+# Feed, features, API, router, training, a command line, and one that is on its way out while its successor
+# starts; each may fill its pool. The rest is for an operator's psql and the slots that the server keeps back.
+POOLS, POOL_MAX, SPARE_CONNECTIONS = 7, 20, 20
 LOUD = ("ERROR:", "FATAL:", "PANIC:")
 
 # Small and quick: one machine, a few dozen clients, durable commits.
@@ -23,7 +26,7 @@ listen_addresses = '{host}'
 port = {port}
 unix_socket_directories = ''
 cluster_name = '{cluster_name}'
-max_connections = 60
+max_connections = {max_connections}
 shared_buffers = 64MB
 work_mem = 16MB
 maintenance_work_mem = 64MB
@@ -49,11 +52,12 @@ class PostgresServer:
 
     name = "postgres"
 
-    def __init__(self, folder: Path, log: Path, port: int, password: str) -> None:
+    def __init__(self, folder: Path, log: Path, port: int, password: str, pool_max: int = POOL_MAX) -> None:
         self._folder = folder
         self._log = log
         self._port = port
         self._password = password
+        self._max_connections = POOLS * pool_max + SPARE_CONNECTIONS
         # Every process of the server carries this name in its command line, also when its parent is dead.
         self._cluster_name = "levibot-" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         self._process: ServerProcess | None = None
@@ -129,7 +133,12 @@ class PostgresServer:
 
     def _configure(self, folder: Path, identity: Identity) -> None:
         # Written at every start, so that a new version's settings reach an old database.
-        config = CONFIG.format(host=LOOPBACK, port=self._port, cluster_name=self._cluster_name)
+        config = CONFIG.format(
+            host=LOOPBACK,
+            port=self._port,
+            max_connections=self._max_connections,
+            cluster_name=self._cluster_name,
+        )
         for name, text in (("postgresql.conf", config), ("pg_hba.conf", ACCESS)):
             (folder / name).write_text(text)
             identity.own(folder / name)

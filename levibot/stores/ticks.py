@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -14,12 +13,18 @@ import numpy.typing as npt
 
 from levibot.errors import DataError, StoreError
 from levibot.market.bars import FIELDS, Bars
-from levibot.stores.migrations import sql_files
+from levibot.stores import migrations
+from levibot.stores.ledgers import ORDERS, SHADOW_FILLS, SIGNALS, Ledger
+from levibot.stores.partitions import TimePartitions
 from levibot.stores.postgres_client import PostgresClient
+from levibot.stores.postgres_deadline import Deadline
+from levibot.stores.postgres_pool import PoolLimits
+from levibot.stores.quarantine import Quarantine
+from levibot.stores.rollup import TickRollup
+from levibot.stores.tick_table import TickTable
 
 CHUNK_ROWS = 10_000
-MIGRATION_TIMEOUT_S = 60.0
-MIGRATION_LOCK = 0x6C657669  # any number that no other program of this database locks
+HISTORY_LIMIT_S = 120.0  # years of minutes are more than what a statement may usually take
 
 # PostgreSQL's binary COPY: a header, rows of length-prefixed big-endian fields, a trailer.
 _HEADER_BYTES, _TRAILER_BYTES = 19, 2
@@ -63,11 +68,6 @@ SELECT wanted.symbol, newest.ts FROM unnest($2::text[]) AS wanted (symbol), LATE
     ORDER BY ts DESC LIMIT 1
 ) AS newest
 """
-_APPLIED = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
-    name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
-)
-"""
 
 
 class TickStore:
@@ -79,10 +79,25 @@ class TickStore:
 
     def __init__(self, client: PostgresClient) -> None:
         self._client = client
+        self.ticks = TickTable(client)
+        self.rollup = TickRollup(client)
+        self.partitions = TimePartitions(client)
+        self.quarantine = Quarantine(client)
+        self.signals = Ledger(client, SIGNALS)
+        self.shadow_fills = Ledger(client, SHADOW_FILLS)
+        self.orders = Ledger(client, ORDERS)
 
     @classmethod
-    async def open(cls, dsn: str, *, timeout_s: float = 2.0) -> Self:
-        return cls(await PostgresClient.open(dsn, timeout_s))
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        timeout_s: float = 2.0,
+        limits: PoolLimits | None = None,
+        replica_dsn: str | None = None,
+    ) -> Self:
+        """Connect to the primary at `dsn`. replica_dsn: takes the reads that allow lag, and may be away."""
+        return cls(await PostgresClient.open(dsn, timeout_s, limits, replica_dsn=replica_dsn))
 
     async def close(self) -> None:
         await self._client.close()
@@ -90,26 +105,16 @@ class TickStore:
     async def ping(self) -> float:
         """Seconds that a round trip takes."""
         started = time.perf_counter()
-        async with self._client.connection() as (db, _):
+        async with self._client.connection("ping") as (db, _):
             await db.execute("SELECT 1")
         return time.perf_counter() - started
 
     async def migrate(self) -> list[str]:
         """Bring the tables up to date; returns the names of the files that were applied.
 
-        Each file of `ops/postgres` runs once, all new ones in one transaction; callers at the same time wait
-        for each other. Raises StoreError when a file that was applied has changed since.
+        See `migrations.migrate`.
         """
-        files = _migrations()
-        async with self._client.connection(MIGRATION_TIMEOUT_S) as (db, _), db.transaction():
-            await db.execute(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-            await db.execute(_APPLIED)
-            rows = await db.fetch("SELECT name, checksum FROM schema_migrations")
-            applied = {row["name"]: row["checksum"] for row in rows}
-            new = [name for name in files if name not in applied]
-            for name, sql in files.items():
-                await _apply(db, name, sql, applied.get(name))
-        return new
+        return await migrations.migrate(self._client)
 
     async def write_bars(self, market_id: str, bars: Bars) -> int:
         """Add bars; returns how many were new. See `write_many`."""
@@ -131,7 +136,7 @@ class TickStore:
         values = [np.concatenate([getattr(b, f) for b in series]) for f in FIELDS]
         edges = [*range(0, len(us), CHUNK_ROWS), len(us)]
         n_new = 0
-        async with self._client.connection() as (db, deadline), db.transaction():
+        async with self._client.connection("write_bars") as (db, deadline), db.transaction():
             for first, last in pairwise(edges):
                 columns = [column[first:last].tolist() for column in (k, us, *values)]
                 status = await db.execute(_INSERT, *keys, *columns)
@@ -146,9 +151,17 @@ class TickStore:
         interval: timedelta,
         start: datetime | None = None,
         end: datetime | None = None,
+        *,
+        allows_lag: bool = False,
     ) -> Bars:
-        """The bars that open in [start, end), oldest first; none where the market has none."""
-        rows = await self._copy_out(_RANGE, market_id, symbol, _seconds(interval), start, end)
+        """The bars that open in [start, end), oldest first; none where the market has none.
+
+        allows_lag: the newest may be missing; a replica may answer then.
+        """
+        arguments = market_id, symbol, _seconds(interval), start, end
+        rows = await self._copy_out(
+            "read_bars", _RANGE, *arguments, limit_s=HISTORY_LIMIT_S, allows_lag=allows_lag
+        )
         return _bars(symbol, interval, rows)
 
     async def read_tail(
@@ -160,7 +173,7 @@ class TickStore:
         end: datetime | None = None,
     ) -> dict[str, Bars]:
         """The newest `n` bars that open before `end`, oldest first; every symbol has an entry."""
-        rows = await self._copy_out(_TAIL, market_id, list(symbols), _seconds(interval), n, end)
+        rows = await self._copy_out("read_tail", _TAIL, market_id, list(symbols), _seconds(interval), n, end)
         edges = np.searchsorted(rows["k"], np.arange(1, len(symbols) + 2))
         return {
             symbol: _bars(symbol, interval, rows[first:last])
@@ -171,14 +184,22 @@ class TickStore:
         self, market_id: str, symbols: Sequence[str], interval: timedelta, end: datetime | None = None
     ) -> dict[str, datetime]:
         """When the newest bar that opens before `end` opened; a symbol without bars has no entry."""
-        async with self._client.connection() as (db, _):
+        async with self._client.connection("last_ts") as (db, _):
             rows = await db.fetch(_LAST, market_id, list(symbols), _seconds(interval), end)
         return {row["symbol"]: row["ts"] for row in rows}
 
-    async def _copy_out(self, query: str, *arguments: object) -> npt.NDArray[np.void]:
+    async def _copy_out(
+        self,
+        name: str,
+        query: str,
+        *arguments: object,
+        limit_s: float | None = None,
+        allows_lag: bool = False,
+    ) -> npt.NDArray[np.void]:
         """The rows of a query with the columns of `_ROW`. Binary: five times as fast as records."""
-        received = bytearray()
-        async with self._client.connection() as (db, deadline):
+
+        async def copy(db: Any, deadline: Deadline) -> bytearray:
+            received = bytearray()
 
             async def receive(data: bytes) -> None:
                 received.extend(data)
@@ -186,26 +207,13 @@ class TickStore:
 
             # No bound on the whole: a long history may take its time, a silent server may not.
             await db.copy_from_query(query, *arguments, output=receive, format="binary")
+            return received
+
+        received = await self._client.read(name, copy, limit_s=limit_s, allows_lag=allows_lag)
         n_rows, rest = divmod(len(received) - _HEADER_BYTES - _TRAILER_BYTES, _ROW.itemsize)
         if rest:
             raise StoreError(f"PostgreSQL sent {len(received)} bytes, which is no whole number of bars.")
         return np.frombuffer(received, _ROW, count=n_rows, offset=_HEADER_BYTES)
-
-
-def _migrations() -> dict[str, str]:
-    return {path.name: path.read_text() for path in sql_files("postgres")}
-
-
-async def _apply(db: Any, name: str, sql: str, applied_checksum: str | None) -> None:
-    checksum = hashlib.sha256(sql.encode()).hexdigest()
-    if applied_checksum is None:
-        await db.execute(sql)
-        await db.execute("INSERT INTO schema_migrations (name, checksum) VALUES ($1, $2)", name, checksum)
-    elif applied_checksum != checksum:
-        raise StoreError(
-            f"{name} was applied with checksum {applied_checksum[:12]} and is {checksum[:12]} now.",
-            hint="Put it back as it was and make the change in a new file with the next number.",
-        )
 
 
 def _bars(symbol: str, interval: timedelta, rows: npt.NDArray[np.void]) -> Bars:

@@ -1,23 +1,18 @@
-"""The tick store when its tables change and when its server is silent, dead or not willing."""
+"""The tick store when its server is silent, dead or not willing."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from pathlib import Path
 
-import asyncpg
 import numpy as np
 import psutil
 import pytest
 
 from levibot.errors import StoreError, StoreUnavailable
 from levibot.market.bars import Bars
-from levibot.settings import Settings
-from levibot.stores import migrations
 from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.ticks import TickStore
 
@@ -38,33 +33,6 @@ def assert_equal(left: Bars, right: Bars) -> None:
     np.testing.assert_array_equal(left.close, right.close)
 
 
-async def test_migrations_run_once_however_many_ask(empty_database: str) -> None:
-    stores = [await TickStore.open(empty_database) for _ in range(4)]
-    applied = await asyncio.gather(*(store.migrate() for store in stores))
-    names = [path.name for path in migrations.sql_files("postgres")]
-    assert sorted(map(len, applied)) == [0, 0, 0, len(names)]
-    assert max(applied) == names
-    assert await stores[0].migrate() == []
-    for store in stores:
-        await store.close()
-
-
-async def test_a_changed_migration_is_refused(tick_store: TickStore, postgres_files: Path) -> None:
-    first = postgres_files / "0001_bars.sql"
-    first.write_text(first.read_text() + "-- a later thought\n")
-    with pytest.raises(StoreError, match=f"{first.name} was applied with checksum"):
-        await tick_store.migrate()
-
-
-async def test_a_failing_migration_leaves_nothing(tick_store: TickStore, postgres_files: Path) -> None:
-    (postgres_files / "9000_good.sql").write_text("CREATE TABLE good (x int);")
-    (postgres_files / "9001_bad.sql").write_text("CREATE TABLE bad (x nothing);")
-    with pytest.raises(StoreError, match="42704"):
-        await tick_store.migrate()
-    (postgres_files / "9001_bad.sql").write_text("CREATE TABLE bad (x int);")
-    assert await tick_store.migrate() == ["9000_good.sql", "9001_bad.sql"]
-
-
 async def test_a_refused_port_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can get it
@@ -81,8 +49,8 @@ async def test_a_refused_password_is_an_answer_that_tells_no_secret(postgres_dsn
     assert "hushhush" not in str(refusal.value)
 
 
-async def test_a_store_without_tables_is_an_error(empty_database: str) -> None:
-    store = await TickStore.open(empty_database)
+async def test_a_store_without_tables_is_an_error(database_dsn: str) -> None:
+    store = await TickStore.open(database_dsn)
     with pytest.raises(StoreError, match="42P01"):
         await store.read_bars("m", "A", HOUR)
     await store.close()
@@ -160,31 +128,3 @@ async def eventually_read(store: TickStore, symbol: str) -> Bars:
             return await store.read_bars("m", symbol, HOUR)
         except StoreUnavailable:
             await asyncio.sleep(0.05)
-
-
-@pytest.fixture
-async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
-    admin = await asyncpg.connect(postgres_dsn)
-    await admin.execute("CREATE DATABASE test_empty")
-    yield postgres_dsn.rsplit("/", 1)[0] + "/test_empty"
-    await admin.execute("DROP DATABASE test_empty WITH (FORCE)")
-    await admin.close()
-
-
-@pytest.fixture
-def postgres_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the SQL that the test may change."""
-    folder = tmp_path / "postgres"
-    folder.mkdir()
-    for path in migrations.sql_files("postgres"):
-        (folder / path.name).write_text(path.read_text())
-    monkeypatch.setattr(migrations, "_IN_WHEEL", tmp_path)
-    return folder
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[tuple[EmbeddedServers, str]]:
-    """A PostgreSQL of this test alone, to be frozen and killed."""
-    servers = EmbeddedServers(Settings.load(home=tmp_path / "home", redis_url="redis://unused"))
-    yield servers, servers.start().postgres_dsn
-    servers.stop()
