@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.commands import backtest, market, run
+from levibot.commands import backtest, market, run, sources
 from levibot.commands.shared import console
 from levibot.errors import LeviBotError, UsageError
 
@@ -27,6 +27,7 @@ for command in (
     run.status,
     market.ingest,
     market.predict,
+    sources.sources,
     backtest.backtest,
 ):
     app.command()(command)

@@ -18,7 +18,7 @@ from levibot.settings import Settings, SourceName
 class Source(Protocol):
     """A market that gives finished bars. The calls block: actors make them in a thread.
 
-    A source retries nothing; who calls it over a network adds the retry and the circuit breaker.
+    A source behind a network guards its calls itself: what it raises is worth another try at the next bar.
     """
 
     @property

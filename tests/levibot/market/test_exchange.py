@@ -119,7 +119,8 @@ def test_a_bad_answer_is_one_of_our_errors(
     with pytest.raises(SourceError, match="exchange binance") as caught:
         source.bars("BTCUSDT", MARKET_START, END)
     assert type(caught.value) is error
-    assert len(server.requests) == asked + 1, "a source does not retry"
+    # Only what a repeat may cure is repeated.
+    assert len(server.requests) == asked + (3 if error is SourceUnavailable else 1)
 
 
 def test_it_works_again_after_a_fault(source: ExchangeSource, server: FakeExchange) -> None:
@@ -166,7 +167,7 @@ def test_a_silent_exchange_times_out(clock: ManualClock) -> None:
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         source = ExchangeSource("binance", ("BTCUSDT",), HOUR, clock, base_url=url, timeout_s=0.2)
-        with pytest.raises(SourceUnavailable, match="RequestTimeout"):
+        with pytest.raises(SourceUnavailable, match="exchange binance d"):
             source.bars("BTCUSDT", MARKET_START, END)
         source.close()
 
