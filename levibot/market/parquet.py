@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -121,7 +122,7 @@ class _File:
 
 
 def _read_file(path: Path, symbol: str, interval: timedelta) -> _File:
-    columns = read_columns(path, COLUMNS)
+    columns = _read_columns(path)
     rows = screen_bars(symbol, interval, columns, str(path))
     fault = None
     if len(rows.rejects) or len(rows.repeated):
@@ -142,11 +143,17 @@ def _read_file(path: Path, symbol: str, interval: timedelta) -> _File:
     return _File(rows, fault)
 
 
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Those of the named columns that a Parquet file has. Raises SourceUnavailable and DataError."""
+def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with translated(path), pq.ParquetFile(path) as file:
+        table = file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names])
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what the reading of a Parquet file raises into our errors: SourceUnavailable and DataError."""
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
+        yield
     except FileNotFoundError as exc:
         raise SourceUnavailable(f"The file {path} is gone.", hint="Put the recorded market back.") from exc
     except (pa.ArrowException, OSError) as exc:
@@ -154,4 +161,3 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]
             f"The file {path} cannot be read as Parquet: {str(exc).splitlines()[0].rstrip('.')}.",
             hint="Write it again, or take its symbol out of LEVIBOT_SYMBOLS.",
         ) from exc
-    return {name: table[name].to_numpy() for name in table.column_names}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from levibot.errors import DataError
 from levibot.market.bars import FIELDS, Bars, TimeArray, to_datetime64
-from levibot.market.validation import BoolArray, Fault, bar_rows, frozen, is_impossible
+from levibot.market.validation import BoolArray, bar_rows, frozen, is_impossible
 
 T = TypeVar("T")
 
@@ -23,13 +23,15 @@ REASONS = (
     "impossible_instant",
     "off_grid",
     "no_id",
+    "no_side",
     "not_finite",
     "not_positive",
+    "too_small_or_large",
     "high_low",
     "conflict",
     "out_of_order",
 )
-_NO_REASON = -1
+NO_REASON = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,12 @@ def screen_bars(
     no row, or more rows are out of order than not.
     """
     rows = bar_rows(symbol, interval, columns, where)
-    reason = _first_broken(len(rows.ts), (*rows.instant_faults(), *rows.number_faults()))
-    kept = np.flatnonzero(reason == _NO_REASON)
+    faults = (*rows.instant_faults(), *rows.number_faults())
+    reason = first_broken(len(rows.ts), ((fault.reason, fault.is_broken) for fault in faults))
+    kept = np.flatnonzero(reason == NO_REASON)
     values = [rows.fields[name] for name in FIELDS]
-    repeats = _mark_repeats(reason, kept, rows.ts.astype(np.int64), values)
-    kept = kept[~repeats[kept] & (reason[kept] == _NO_REASON)]
+    repeats = mark_repeats(reason, kept, rows.ts.astype(np.int64), values)
+    kept = kept[~repeats[kept] & (reason[kept] == NO_REASON)]
     disorder = _out_of_order(rows.ts[kept].astype(np.int64))
     if 2 * disorder.sum() > len(kept):
         raise DataError(
@@ -111,7 +114,7 @@ def screen_bars(
     fields = {name: frozen(rows.fields[name][kept]) for name in FIELDS}
     sound = Bars(symbol, interval, frozen(rows.ts[kept]), **fields)
     raw = {name: np.asarray(columns[name]) for name in ("ts", *FIELDS)}
-    return Screened(sound, _rejects(symbol, reason, rows.ts, sound.ts, raw), rows.ts[repeats])
+    return Screened(sound, rejects_of(symbol, reason, rows.ts, sound.ts, raw), rows.ts[repeats])
 
 
 def between(bars: Screened[Bars], start: datetime, end: datetime) -> Screened[Bars]:
@@ -122,15 +125,16 @@ def between(bars: Screened[Bars], start: datetime, end: datetime) -> Screened[Ba
     return Screened(bars.sound.between(start, end), rejects, repeated)
 
 
-def _first_broken(n: int, faults: Iterable[Fault]) -> npt.NDArray[np.int8]:
-    """(n,) the reason of the first fault that each row has, or _NO_REASON."""
-    reason = np.full(n, _NO_REASON, np.int8)
-    for fault in faults:
-        reason[(reason == _NO_REASON) & fault.is_broken] = REASONS.index(fault.reason)
+def first_broken(n: int, rules: Iterable[tuple[str, BoolArray]]) -> npt.NDArray[np.int8]:
+    """(n,) the reason of the first rule that each row breaks, or NO_REASON. rules: reason and broken rows."""
+    reason = np.full(n, NO_REASON, np.int8)
+    for name, is_broken in rules:
+        if is_broken.any():
+            reason[(reason == NO_REASON) & is_broken] = REASONS.index(name)
     return reason
 
 
-def _mark_repeats(
+def mark_repeats(
     reason: npt.NDArray[np.int8],
     kept: npt.NDArray[np.int64],
     key: npt.NDArray[np.int64],
@@ -181,16 +185,17 @@ def _out_of_order(key: npt.NDArray[np.int64]) -> BoolArray:
     return disorder
 
 
-def _rejects(
+def rejects_of(
     symbol: str,
     reason: npt.NDArray[np.int8],
     ts: TimeArray,
     sound_ts: TimeArray,
     columns: Mapping[str, npt.NDArray[Any]],
 ) -> Rejects:
-    rejected = np.flatnonzero(reason != _NO_REASON)
+    """The rows that have a reason. ts: (T,) of all rows. sound_ts: of those that passed."""
+    rejected = np.flatnonzero(reason != NO_REASON)
     place = ts[rejected]
-    dated = np.flatnonzero(~np.isnat(ts) & ~is_impossible(ts))
+    dated = np.flatnonzero(~np.isnat(ts) & ~is_impossible(ts)) if len(rejected) else rejected
     if len(dated):
         place = ts[dated[np.maximum(np.searchsorted(dated, rejected, side="right") - 1, 0)]]
     if len(sound_ts):
