@@ -57,7 +57,6 @@ class MarketFeed:
             reset_s=1.0,
             transient=(StoreUnavailable, SourceUnavailable),
         )
-        # Apart: a hole that cannot be filled must not hold the newest bars up.
         self._hole_guard = Guard(
             f"{NAME} holes",
             timeout_s=STEP_TIMEOUT_S,
@@ -97,6 +96,7 @@ class MarketFeed:
             self._source = await asyncio.to_thread(open_source, self._settings)
         if self._backfill is None:
             self._backfill = Backfill(self._source, self._settings.symbols)
+        filling: asyncio.Task[None] | None = None
         ticks = await open_ticks(self._settings)
         try:
             intake = Intake(ticks, self._settings.market_id)
@@ -107,10 +107,14 @@ class MarketFeed:
                 step = await self._guard.call(ingest.up_to, as_of)
                 self._note(step)
                 self._problem = ""
-                if step.n_new or self._backfill.has_waiting:
-                    await self._fill_holes(self._backfill, intake, as_of)
+                if (step.n_new or self._backfill.has_waiting) and (filling is None or filling.done()):
+                    # Beside the bars: a hole that cannot be filled must not hold the newest ones up.
+                    filling = asyncio.create_task(self._fill_holes(self._backfill, intake, as_of))
                 await asyncio.sleep(self._poll_s())
         finally:
+            if filling is not None:
+                filling.cancel()
+                await asyncio.gather(filling, return_exceptions=True)
             await ticks.close()
 
     async def _fill_holes(self, backfill: Backfill, intake: Intake, as_of: datetime) -> None:
@@ -118,6 +122,9 @@ class MarketFeed:
             done = await self._hole_guard.call(backfill.fill, intake, as_of, HOLES_A_STEP)
         except LeviBotError as exc:
             log.warning("holes between bars wait", reason=str(exc))
+            return
+        except Exception as exc:
+            log.error("the search for holes failed", exc_info=exc)
             return
         if done.n_asked:
             payload = {"n_holes": done.n_asked, "n_filled": done.n_filled, "n_lacking": done.n_lacking}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -58,8 +58,10 @@ class Backfill:
         and the hole that failed is asked for again after the others.
         """
         interval = self._source.interval
-        found = await self.search(intake, as_of)
-        self._waiting += found
+        n_found = 0
+        async for found in self._walk(intake, as_of):
+            self._waiting += found
+            n_found += len(found)
         account = Account()
         n_asked = n_lacking = 0
         while self._waiting and n_asked != max_asked:
@@ -71,13 +73,23 @@ class Backfill:
             self._waiting.pop()
             n_asked += 1
             n_lacking += (hole.end - hole.start) // interval - len(rows.sound)
-        return Backfilled(account, len(found), n_asked, n_lacking, len(self._waiting))
+        return Backfilled(account, n_found, n_asked, n_lacking, len(self._waiting))
 
     async def search(self, intake: Intake, as_of: datetime) -> list[Hole]:
         """The holes that were not known yet, which are not asked for then. Errors as in `TickStore`."""
+        found: list[Hole] = []
+        async for holes in self._walk(intake, as_of):
+            found += holes
+        return found
+
+    async def _walk(self, intake: Intake, as_of: datetime) -> AsyncIterator[list[Hole]]:
+        """New holes, stretch by stretch: a walk that is cut short goes on where it was."""
         interval = self._source.interval
         end = as_of - interval + timedelta(microseconds=1)
-        found, self._searched = await intake.store.holes.bars(
-            intake.market_id, self._symbols, interval, self._searched, end
-        )
-        return found
+        before = None
+        while self._searched != before:
+            before = self._searched
+            holes, self._searched = await intake.store.holes.bars(
+                intake.market_id, self._symbols, interval, before, end
+            )
+            yield holes

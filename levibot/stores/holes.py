@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from levibot.stores.postgres_client import PostgresClient
 
 # Rows of a symbol that one query walks over: it ends well before the server would cancel it.
-WALK_ROWS = 50_000
+WALK_ROWS = 20_000
 # Where ids are not dense, there are as many holes as trades.
 MAX_HOLES = 10_000
 
@@ -99,29 +99,25 @@ class Holes:
         since: Mapping[str, datetime],
         end: datetime,
     ) -> tuple[list[Hole], dict[str, datetime]]:
-        """The holes between the stored bars that open before `end`, and how far each symbol was walked.
+        """The holes between the stored bars of the next stretch, and how far each symbol was walked.
 
-        since: where to begin, for each symbol that was walked before; others begin with their oldest bar. A
-        symbol without bars has no entry in the answer. Errors as in `TickStore`.
+        since: where to begin, for each symbol that was walked before; others begin with their oldest bar.
+        Bars that open at `end` or later are not looked at. The stretch is `WALK_ROWS` of each symbol; when
+        the answer says no more than `since`, the walk has come to its end. A symbol without bars has no
+        entry. Errors as in `TickStore`.
         """
         holes: list[Hole] = []
-        reached = {symbol: since[symbol] for symbol in symbols if symbol in since}
-        going = list(symbols)
+        reached = dict(since)
+        starts = [since.get(symbol) for symbol in symbols]
         seconds = int(interval.total_seconds())
-        async with self._client.connection("bar_holes") as (db, deadline):
-            while going:
-                starts = [reached.get(symbol) for symbol in going]
-                rows = await db.fetch(_BARS, market_id, going, seconds, starts, end, WALK_ROWS)
-                deadline.extend()
-                moved = []
-                for row in rows:
-                    symbol = going[row["k"] - 1]
-                    if row["next"] is not None:
-                        holes.append(Hole(symbol, row["at"] + interval, row["next"]))
-                    elif reached.get(symbol) != row["at"]:
-                        reached[symbol] = row["at"]
-                        moved.append(symbol)
-                going = moved
+        async with self._client.connection("bar_holes") as (db, _):
+            rows = await db.fetch(_BARS, market_id, list(symbols), seconds, starts, end, WALK_ROWS)
+        for row in rows:
+            symbol = symbols[row["k"] - 1]
+            if row["next"] is None:
+                reached[symbol] = row["at"]
+            else:
+                holes.append(Hole(symbol, row["at"] + interval, row["next"]))
         return holes, reached
 
     async def trades(self, market_id: str, symbol: str, since_id: int = 0) -> TradeWalk:
@@ -130,17 +126,16 @@ class Holes:
         n_holes = n_missing = 0
         first_id: int | None = None
         at = since_id
-        async with self._client.connection("trade_holes") as (db, deadline):
-            while True:
+        while True:
+            async with self._client.connection("trade_holes") as (db, _):
                 rows = await db.fetch(_TRADES, market_id, symbol, at, WALK_ROWS)
-                deadline.extend()
-                if rows and first_id is None:
-                    first_id = rows[0]["first"]
-                if not rows or rows[-1]["at"] == at:
-                    last_id = None if first_id is None else at
-                    return TradeWalk(tuple(holes), n_holes, n_missing, first_id, last_id)
-                found = [TradeHole(symbol, row["at"] + 1, row["next"] - 1) for row in rows[:-1]]
-                holes += found[: max(0, MAX_HOLES - n_holes)]
-                n_holes += len(found)
-                n_missing += sum(map(len, found))
-                at = rows[-1]["at"]
+            if rows and first_id is None:
+                first_id = rows[0]["first"]
+            if not rows or rows[-1]["at"] == at:
+                last_id = None if first_id is None else at
+                return TradeWalk(tuple(holes), n_holes, n_missing, first_id, last_id)
+            found = [TradeHole(symbol, row["at"] + 1, row["next"] - 1) for row in rows[:-1]]
+            holes += found[: max(0, MAX_HOLES - n_holes)]
+            n_holes += len(found)
+            n_missing += sum(map(len, found))
+            at = rows[-1]["at"]

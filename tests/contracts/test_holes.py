@@ -17,6 +17,7 @@ pytestmark = pytest.mark.stores
 
 HOUR = timedelta(hours=1)
 START = datetime(2024, 1, 1, tzinfo=UTC)
+Reached = dict[str, datetime]
 LATER = START + 1000 * HOUR
 
 
@@ -44,6 +45,19 @@ def walk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return int(request.param)
 
 
+async def walk(
+    store: TickStore, market_id: str, symbols: list[str], interval: timedelta, since: Reached, end: datetime
+) -> tuple[list[Hole], Reached]:
+    """Stretch by stretch to the end."""
+    found: list[Hole] = []
+    while True:
+        more, reached = await store.holes.bars(market_id, symbols, interval, since, end)
+        found += more
+        if reached == since:
+            return found, reached
+        since = reached
+
+
 async def test_every_hole_between_bars_is_found_once(tick_store: TickStore, walk_rows: int) -> None:
     await tick_store.write_many(
         "m",
@@ -53,7 +67,7 @@ async def test_every_hole_between_bars_is_found_once(tick_store: TickStore, walk
     await tick_store.write_many("other", [bars("A", [3, 4, 20])])
     await tick_store.write_bars("m", bars("A", list(range(60)), timedelta(minutes=15)))
     symbols = ["A", "B", "C", "ONE", "NONE"]
-    found, reached = await tick_store.holes.bars("m", symbols, HOUR, {}, LATER)
+    found, reached = await walk(tick_store, "m", symbols, HOUR, {}, LATER)
     assert sorted(found, key=lambda h: (h.symbol, h.start)) == [
         hole("A", 3, 5),
         hole("A", 7, 9),
@@ -64,10 +78,10 @@ async def test_every_hole_between_bars_is_found_once(tick_store: TickStore, walk
 
 async def test_a_search_goes_on_where_the_last_one_ended(tick_store: TickStore, walk_rows: int) -> None:
     await tick_store.write_bars("m", bars("A", [0, 1, 4]))
-    _, reached = await tick_store.holes.bars("m", ["A", "B"], HOUR, {}, LATER)
-    assert await tick_store.holes.bars("m", ["A", "B"], HOUR, reached, LATER) == ([], reached)
+    _, reached = await walk(tick_store, "m", ["A", "B"], HOUR, {}, LATER)
+    assert await walk(tick_store, "m", ["A", "B"], HOUR, reached, LATER) == ([], reached)
     await tick_store.write_many("m", [bars("A", [5, 8, 9]), bars("B", [1, 3])])
-    found, reached = await tick_store.holes.bars("m", ["A", "B"], HOUR, reached, LATER)
+    found, reached = await walk(tick_store, "m", ["A", "B"], HOUR, reached, LATER)
     assert sorted(found, key=lambda h: h.symbol) == [hole("A", 6, 8), hole("B", 2, 3)]
     assert reached == {"A": START + 9 * HOUR, "B": START + 3 * HOUR}
 
@@ -76,8 +90,8 @@ async def test_bars_that_open_at_the_end_or_later_are_not_looked_at(
     tick_store: TickStore, walk_rows: int
 ) -> None:
     await tick_store.write_bars("m", bars("A", [0, 1, 4]))
-    assert (await tick_store.holes.bars("m", ["A"], HOUR, {}, START + 4 * HOUR))[0] == []
-    found, _ = await tick_store.holes.bars("m", ["A"], HOUR, {}, START + 5 * HOUR)
+    assert (await walk(tick_store, "m", ["A"], HOUR, {}, START + 4 * HOUR))[0] == []
+    found, _ = await walk(tick_store, "m", ["A"], HOUR, {}, START + 5 * HOUR)
     assert found == [hole("A", 2, 4)]
 
 

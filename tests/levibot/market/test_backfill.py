@@ -13,6 +13,7 @@ from levibot.market.bars import FIELDS, Bars, to_datetime64
 from levibot.market.intake import Account, Intake
 from levibot.market.screening import Screened, screen_bars
 from levibot.market.simulator import SimulatedSource
+from levibot.stores import holes
 from levibot.stores.ticks import TickStore
 
 pytestmark = pytest.mark.stores
@@ -157,3 +158,18 @@ async def test_a_search_tells_holes_and_asks_for_none(intake: Intake, market: Ma
     assert (hole.symbol, hole.start, hole.end) == ("BTCUSDT", START + 5 * HOUR, START + 6 * HOUR)
     assert market.asked == []
     assert not backfill.has_waiting
+
+
+async def test_a_search_that_is_cut_short_goes_on_where_it_was(
+    intake: Intake, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(intake, market, "BTCUSDT", without=set(range(1, 39, 3)))
+    monkeypatch.setattr(holes, "WALK_ROWS", 4)
+    backfill = Backfill(market, SYMBOLS)
+    searching = aiter(backfill._walk(intake, AS_OF))
+    first = [hole for _ in range(3) for hole in await anext(searching)]
+    await searching.aclose()
+    rest = await backfill.search(intake, AS_OF)
+    assert [hole.start for hole in first + rest] == [START + n * HOUR for n in range(1, 39, 3)]
+    assert first
+    assert rest
