@@ -1,4 +1,7 @@
-"""The live feed: stores each bar as it finishes on the market's clock, and says so."""
+"""The live feed: stores each bar as it finishes on the market's clock, and says so.
+
+The trades of a live market are a loop of their own in the same actor: `live_trades.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,11 @@ from ray.actor import ActorHandle
 
 from actors import event_letters, event_log, online_features
 from actors.detached import start_detached
+from actors.live_trades import LiveTrades
 from levibot.errors import LeviBotError, SourceUnavailable, StoreUnavailable
+from levibot.market.backfill import Backfill
 from levibot.market.ingest import Ingest, Ingested
+from levibot.market.intake import Intake
 from levibot.market.sources import Source, open_source
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
@@ -27,6 +33,8 @@ NAME = "market_feed"
 LIVE_POLL_S = 5.0
 FASTEST_POLL_S = 0.05
 RETRY_S = 0.5
+# A live market is asked for so many holes and then for its newest bar again.
+HOLES_A_STEP = 20
 STEP_TIMEOUT_S = 60.0
 log = structlog.get_logger()
 
@@ -34,7 +42,8 @@ log = structlog.get_logger()
 class MarketFeed:
     """Brings the tick store up to the market's present, again and again.
 
-    After a crash it goes on from the newest stored bar: the store is its only memory.
+    After a crash it goes on from the newest stored bar and trade: the store is its only memory, but for the
+    holes that the source could not fill. Bars and trades are two loops; neither waits for the other.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,15 +59,26 @@ class MarketFeed:
             reset_s=1.0,
             transient=(StoreUnavailable, SourceUnavailable),
         )
+        self._hole_guard = Guard(
+            f"{NAME} holes",
+            timeout_s=STEP_TIMEOUT_S,
+            attempts=1,
+            transient=(StoreUnavailable, SourceUnavailable),
+        )
         self._source: Source | None = None
+        self._backfill: Backfill | None = None
         self._newest_close: datetime | None = None
         self._problem = ""
-        self._loop = asyncio.get_running_loop().create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self._loop = loop.create_task(self._run())
+        self._trades = LiveTrades(settings) if settings.source == "exchange" and settings.trades else None
+        self._trade_loop = None if self._trades is None else loop.create_task(self._trades.run())
 
-    async def status(self) -> dict[str, str | None]:
-        """The newest bar's close, and the problem that the feed has now, if any."""
+    async def status(self) -> dict[str, Any]:
+        """The newest bar's close, and the problem that the feed has now, if any; of its trades likewise."""
         newest = self._newest_close.isoformat() if self._newest_close else None
-        return {"newest_close": newest, "problem": self._problem}
+        status: dict[str, Any] = {"newest_close": newest, "problem": self._problem}
+        return status if self._trades is None else status | {"trades": self._trades.status()}
 
     async def slow_queries(self) -> list[dict[str, Any]]:
         """What this process's queries cost, most first."""
@@ -80,15 +100,42 @@ class MarketFeed:
         """Store bar after bar until a problem comes up, which is raised."""
         if self._source is None:
             self._source = await asyncio.to_thread(open_source, self._settings)
+        if self._backfill is None:
+            self._backfill = Backfill(self._source, self._settings.symbols)
+        filling: asyncio.Task[None] | None = None
         ticks = await open_ticks(self._settings)
         try:
-            ingest = Ingest(self._source, ticks, self._settings.market_id, self._settings.symbols)
+            intake = Intake(ticks, self._settings.market_id)
+            ingest = Ingest(self._source, intake, self._settings.symbols)
             while True:
-                self._note(await self._guard.call(ingest.up_to, self._clock.now()))
+                as_of = self._clock.now()
+                intake.begin()
+                step = await self._guard.call(ingest.up_to, as_of)
+                self._note(step)
                 self._problem = ""
+                if (step.n_new or self._backfill.has_waiting) and (filling is None or filling.done()):
+                    # Beside the bars: a hole that cannot be filled must not hold the newest ones up.
+                    filling = asyncio.create_task(self._fill_holes(self._backfill, intake, as_of))
                 await asyncio.sleep(self._poll_s())
         finally:
+            if filling is not None:
+                filling.cancel()
+                await asyncio.gather(filling, return_exceptions=True)
             await ticks.close()
+
+    async def _fill_holes(self, backfill: Backfill, intake: Intake, as_of: datetime) -> None:
+        try:
+            done = await self._hole_guard.call(backfill.fill, intake, as_of, HOLES_A_STEP)
+        except LeviBotError as exc:
+            log.warning("holes between bars wait", reason=str(exc))
+            return
+        except Exception as exc:
+            log.error("the search for holes failed", exc_info=exc)
+            return
+        if done.n_asked:
+            payload = {"n_holes": done.n_asked, "n_filled": done.n_filled, "n_lacking": done.n_lacking}
+            log.info("holes between bars were asked for", **payload)
+            self._events.tell([Event(event_type="backfill", symbol="", ts=as_of, payload=payload)])
 
     def _note(self, step: Ingested) -> None:
         if step.newest_close is None or step.newest_close == self._newest_close:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +17,19 @@ from levibot.commands.shared import (
     SourceOption,
     SymbolsOption,
     as_utc_or_none,
+    counted,
     end_in_order,
     load_settings,
     say,
 )
+from levibot.errors import UsageError
+from levibot.settings import Settings
+
+if TYPE_CHECKING:
+    from levibot.market.intake import Account, Intake
+
+# What a pass does with an open store: the answer for machines, and for people.
+Work = Callable[["Intake"], Awaitable[tuple[dict[str, Any], str]]]
 
 
 def ingest(
@@ -31,30 +41,30 @@ def ingest(
     until: Annotated[
         datetime | None, typer.Option(help="only bars finished by then, UTC (default: all there are)")
     ] = None,
+    trades: Annotated[
+        bool, typer.Option("--trades", help="the trades of a recorded market, in place of its bars")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Load bars of a market into the tick store. Starts the embedded stores for it if nothing runs."""
+    """Load bars (or trades) of a market into the tick store. Starts the embedded stores if nothing runs.
+
+    Rows that are no bars or trades go to quarantine with the reason. Holes between stored bars are filled.
+    """
     from levibot.launch.run_record import read_record
-    from levibot.market.ingest import Ingest, Ingested
-    from levibot.market.sources import open_source
+    from levibot.market.intake import Intake
     from levibot.stores.connect import open_ticks
     from levibot.stores.embedded import EmbeddedServers
 
     settings = load_settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)
-    market = open_source(settings)
-    as_of = as_utc_or_none(until) or market.extent()[1] or datetime.now(UTC)
+    work = _trades_of(settings) if trades else _bars_of(settings, as_utc_or_none(until))
     record = read_record(settings.home)
     servers = EmbeddedServers(settings) if record is None or record.launcher is None else None
 
-    counts: dict[str, int] = {}
-
-    async def load() -> Ingested:
+    async def load() -> tuple[dict[str, Any], str]:
         ticks = await open_ticks(settings)
         try:
             await ticks.migrate()
-            path = Ingest(market, ticks, settings.market_id, settings.symbols)
-            start = settings.train_start or market.extent()[0]
-            return await path.up_to(as_of, start, counts.__setitem__)
+            return await work(Intake(ticks, settings.market_id))
         finally:
             await ticks.close()
 
@@ -62,14 +72,104 @@ def ingest(
     try:
         if servers is not None:
             servers.start()
-        done = asyncio.run(load())
+        result, text = asyncio.run(load())
     finally:
         if servers is not None:
             servers.stop()
-    newest = done.newest_close.isoformat() if done.newest_close else None
-    result = {"market": settings.market_id, "read": counts, "new": done.n_new, "newest_close": newest}
-    reach = f"up to {newest}" if newest else "which has none by then"
-    say(as_json, result, f"{done.n_new:,} new bars of {settings.market_id}, {reach}.")
+    say(as_json, {"market": settings.market_id, **result}, text)
+
+
+def _bars_of(settings: Settings, until: datetime | None) -> Work:
+    """Opens the source at once: a market that cannot be read starts no store."""
+    from levibot.market.backfill import Backfill
+    from levibot.market.ingest import Ingest
+    from levibot.market.sources import open_source
+
+    market = open_source(settings)
+    first, last = market.extent()
+    as_of = until or last or datetime.now(UTC)
+
+    async def load(intake: Intake) -> tuple[dict[str, Any], str]:
+        counts: dict[str, int] = {}
+        backfill = Backfill(market, settings.symbols)
+        holes = await backfill.fill(intake, as_of)
+        done = await Ingest(market, intake, settings.symbols).up_to(
+            as_of, settings.train_start or first, counts.__setitem__
+        )
+        # What was read just now has no hole that the source could fill.
+        lacking = [
+            (hole.end - hole.start) // market.interval for hole in await backfill.search(intake, as_of)
+        ]
+        gaps = {
+            "found": holes.n_found + len(lacking),
+            "bars_filled": holes.n_filled,
+            "bars_lacking": holes.n_lacking + sum(lacking),
+        }
+        account = holes.account + done.account
+        newest = done.newest_close.isoformat() if done.newest_close else None
+        reach = f"up to {newest}" if newest else "which has none by then"
+        text = f"{account.n_new:,} new bars of {settings.market_id}, {reach}.{_rejected(account)}"
+        if gaps["found"]:
+            filled, lacking_bars = counted(holes.n_filled, "bar"), gaps["bars_lacking"]
+            text += f"\n{counted(gaps['found'], 'hole')} between bars: {filled} filled in, "
+            text += f"{lacking_bars:,} not in the source."
+        return {"read": counts, **_numbers(account), "gaps": gaps, "newest_close": newest}, text
+
+    return load
+
+
+def _trades_of(settings: Settings) -> Work:
+    from levibot.market.intake import Account
+    from levibot.market.trade_ingest import load_trades
+    from levibot.market.trades_parquet import ParquetTrades
+
+    if settings.source != "parquet" or settings.market is None:
+        raise UsageError(
+            f"There are no trades to load of source {settings.source}.",
+            hint="--trades loads those of a recorded market (--source parquet --path FOLDER). "
+            "Those of a live one come with the feed.",
+        )
+    recorded = ParquetTrades(settings.market, settings.symbols)
+
+    async def load(intake: Intake) -> tuple[dict[str, Any], str]:
+        counts: dict[str, int] = {}
+        account = Account()
+        gaps: dict[str, dict[str, int | bool]] = {}
+        lines: list[str] = []
+        for symbol in recorded.symbols:
+            account += await load_trades(recorded, symbol, intake, counts.__setitem__)
+            # The file was read in whole: what is missing now is not in it.
+            walk = await intake.store.holes.trades(intake.market_id, symbol)
+            gaps[symbol] = {
+                "found": walk.n_holes,
+                "trades_lacking": walk.n_missing,
+                "ids_are_dense": walk.is_dense,
+            }
+            if walk.n_holes and walk.is_dense:
+                holes, missing = counted(walk.n_holes, "hole"), counted(walk.n_missing, "trade")
+                lines.append(f"{symbol} has {holes} in its trade ids: {missing} not in the source.")
+        await intake.store.rollup.roll_up()
+        text = f"{account.n_new:,} new trades of {settings.market_id}.{_rejected(account)}"
+        return {"read": counts, **_numbers(account), "gaps": gaps}, "\n".join([text, *lines])
+
+    return load
+
+
+def _numbers(account: Account) -> dict[str, Any]:
+    return {
+        "new": account.n_new,
+        "there": account.n_there,
+        "rejected": dict(account.reasons),
+        "rejected_and_not_kept": account.n_unkept,
+    }
+
+
+def _rejected(account: Account) -> str:
+    if not account.n_rejected:
+        return ""
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.reasons.items()))
+    kept = f"; {account.n_unkept:,} of them are not kept" if account.n_unkept else ""
+    return f"\n{counted(account.n_rejected, 'row')} went to quarantine ({reasons}){kept}."
 
 
 def predict(

@@ -60,6 +60,11 @@ def say(as_json: bool, record: dict[str, Any], text: str) -> None:
         console.out(text, highlight=False)
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 bar`, `2,000 bars`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def end_in_order() -> None:
     """Let the signals that end a process end it like Ctrl-C: with what it started."""
     for ending in (signal.SIGTERM, signal.SIGHUP):

@@ -31,6 +31,7 @@ from levibot.launch.run_record import (
 )
 from levibot.launch.steps import Steps, progress_of
 from levibot.market.ingest import Ingest
+from levibot.market.intake import Intake
 from levibot.market.sources import Source, open_source
 from levibot.settings import Settings
 from levibot.stores.connect import open_events, open_online, open_registry, open_ticks
@@ -192,7 +193,7 @@ class Run:
         settings = self._settings
         ticks = await open_ticks(settings)
         try:
-            ingest = Ingest(source, ticks, settings.market_id, settings.symbols)
+            ingest = Ingest(source, Intake(ticks, settings.market_id), settings.symbols)
             start = settings.train_start
             if start is None:
                 start = source.extent()[0] if settings.source == "parquet" else until - HISTORY

@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from levibot.clock import Clock
 from levibot.errors import SourceError, UsageError
 from levibot.market.bars import FIELDS, Bars
 from levibot.market.exchange_answers import EPOCH, BarRow
 from levibot.market.exchange_client import PAGE_ROWS, ExchangeClient, to_milliseconds
+from levibot.market.screening import Screened, screen_bars
 from levibot.market.validation import check_bars, check_request, empty_bars
 from levibot.settings import INTERVALS, SourceName
 
@@ -55,6 +57,7 @@ class ExchangeSource:
         self._timeframe = next((name for name, length in INTERVALS.items() if length == interval), "")
         if self._timeframe not in self._client.timeframes:
             raise UsageError(f"The exchange {exchange_id} has no bars of {interval}.", hint="Take 1h.")
+        self._where = f"the answer of {exchange_id}"
 
     @property
     def name(self) -> SourceName:
@@ -86,6 +89,18 @@ class ExchangeSource:
         Raises UnknownSymbol, SourceUnavailable (no connection, timeout, maintenance, rate limit), SourceError
         (the exchange refuses, or answers with something that is no bars) and DataError.
         """
+        columns = self._columns(symbol, start, end)
+        return check_bars(symbol, self._interval, columns, self._where) if columns else self._none(symbol)
+
+    def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
+        """As `bars`, with the rows that are no bars beside them."""
+        columns = self._columns(symbol, start, end)
+        if not columns:
+            return Screened.passed(symbol, self._none(symbol))
+        return screen_bars(symbol, self._interval, columns, self._where)
+
+    def _columns(self, symbol: str, start: datetime, end: datetime) -> dict[str, npt.NDArray[Any]]:
+        """The rows of a range as they came; no column when there is no row."""
         check_request(symbol, self._symbols, start, end, f"The exchange {self._exchange_id}")
         # The last bar that may be in the answer opens before this.
         stop = min(end, self._clock.now() - self._interval + timedelta(microseconds=1))
@@ -101,11 +116,13 @@ class ExchangeSource:
                 else at + PAGE_BARS * self._interval
             )
         if not rows:
-            return empty_bars(symbol, self._interval)
-        # ccxt gives None where the exchange sent no number: it becomes NaN, which the check refuses.
+            return {}
+        # ccxt gives None where the exchange sent no number: it becomes NaN, which is no price.
         columns = {f: np.array([row[i] for row in rows], np.float64) for i, f in enumerate(FIELDS, start=1)}
-        ts = np.array([row[0] for row in rows], np.int64).astype("datetime64[ms]")
-        return check_bars(symbol, self._interval, {"ts": ts, **columns}, f"the answer of {self._exchange_id}")
+        return {"ts": np.array([row[0] for row in rows], np.int64).astype("datetime64[ms]"), **columns}
+
+    def _none(self, symbol: str) -> Bars:
+        return empty_bars(symbol, self._interval)
 
     def _page(self, symbol: str, since: datetime, limit: int) -> list[BarRow]:
         return self._thread.run(self._client.bar_rows(symbol, self._timeframe, since, limit))

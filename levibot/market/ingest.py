@@ -1,4 +1,7 @@
-"""The one way bars enter the tick store: history and feed, at once or as time goes on."""
+"""The one way bars enter the tick store: history and feed, at once or as time goes on.
+
+Validate (`screening.py`), normalise, write and account (`intake.py`); holes are `backfill.py`'s.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,24 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from levibot.market.bars import Bars, to_datetime
+from levibot.market.intake import Account, Intake
+from levibot.market.screening import Screened, between
 from levibot.market.sources import Source
-from levibot.stores.ticks import TickStore
 
 CHUNK_BARS = 20_000
+_ONE_US = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
     """What one pass brought in. newest_close: of the newest stored bar that is finished, None without any."""
 
-    n_bars: int
-    n_new: int
+    account: Account
     newest_close: datetime | None
+
+    @property
+    def n_new(self) -> int:
+        return self.account.n_new
 
 
 class Ingest:
@@ -35,15 +43,15 @@ class Ingest:
     def __init__(
         self,
         source: Source,
-        ticks: TickStore,
-        market_id: str,
+        intake: Intake,
         symbols: Sequence[str],
         *,
         chunk_bars: int = CHUNK_BARS,
     ) -> None:
         self._source = source
-        self._ticks = ticks
-        self._market_id = market_id
+        self._intake = intake
+        self._ticks = intake.store
+        self._market_id = intake.market_id
         self._symbols = tuple(symbols)
         self._chunk = chunk_bars * source.interval
         self._complete_since: dict[str, datetime] = {}
@@ -60,6 +68,7 @@ class Ingest:
         start: earlier bars are left out, and those between it and the oldest stored one are filled in.
         Without it a symbol goes on after its newest stored bar, or begins with the market.
         progress: called with each symbol and its number of bars so far.
+        Rows that are no bars go to quarantine, and do not hold the others up.
         Raises DataError, SourceUnavailable or StoreUnavailable; what was stored before stays.
         """
         interval = self._source.interval
@@ -73,14 +82,14 @@ class Ingest:
         stored = await self._ticks.last_ts(self._market_id, self._symbols, interval)
         unsure = [s for s in stored if start and first < self._complete_since.get(s, as_of)]
         total: Counter[str] = Counter()
-        n_new = 0
+        account = Account()
         for symbol, oldest in (await self._begin_after(first, unsure)).items():
             # To the oldest bar and not only to the clock: a hole between them would never be filled.
-            early = await asyncio.to_thread(self._source.bars, symbol, first, oldest)
-            total[symbol] += len(early)
+            early = await asyncio.to_thread(self._source.read, symbol, first, oldest)
+            total[symbol] += len(early.sound)
             if progress:
                 progress(symbol, total[symbol])
-            n_new += await self._ticks.write_bars(self._market_id, early)
+            account += await self._intake.take_bars([early])
         self._complete_since |= dict.fromkeys(unsure, first)
 
         since = {s: stored[s] + interval if s in stored else first for s in self._symbols}
@@ -88,23 +97,24 @@ class Ingest:
         while at <= end:
             # Stored stretch by stretch, so that a long way that is cut short goes on where it was.
             until = min(at + self._chunk, end + interval)
-            bars: list[Bars] = []
+            read: list[Screened[Bars]] = []
             for symbol in self._symbols:
                 if since[symbol] < until:
                     begin = max(at, since[symbol])
-                    read = await asyncio.to_thread(self._source.bars, symbol, begin, until)
-                    bars.append(read.closed_by(as_of))
-                    total[symbol] += len(bars[-1])
+                    rows = await asyncio.to_thread(self._source.read, symbol, begin, until)
+                    # What is not finished is neither a bar nor a fault yet.
+                    read.append(between(rows, begin, min(until, end + _ONE_US)))
+                    total[symbol] += len(read[-1].sound)
                     if progress:
                         progress(symbol, total[symbol])
-            n_new += await self._ticks.write_many(self._market_id, [b for b in bars if len(b)])
+            account += await self._intake.take_bars(read)
             at = until
         # The store may hold later bars of a recorded market than the clock has reached.
         finished = await self._ticks.last_ts(
-            self._market_id, self._symbols, interval, as_of - interval + timedelta(microseconds=1)
+            self._market_id, self._symbols, interval, as_of - interval + _ONE_US
         )
         newest_close = max(finished.values()) + interval if finished else None
-        return Ingested(total.total(), n_new, newest_close)
+        return Ingested(account, newest_close)
 
     async def _begin_after(self, first: datetime, symbols: Sequence[str]) -> dict[str, datetime]:
         """The oldest stored bar of each symbol whose bars begin later than `first`."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from levibot.errors import DataError, SourceUnavailable, UnknownSymbol, UsageError
 from levibot.market.bars import Bars, to_datetime
+from levibot.market.screening import Screened, between, screen_bars
 from levibot.market.validation import COLUMNS, check_bars, check_request
 from levibot.settings import INTERVALS, SourceName
 
@@ -20,7 +26,8 @@ class ParquetSource:
     """Bars of `<folder>/bars_<interval>/<SYMBOL>.parquet`, or of `<folder>/<SYMBOL>.parquet`.
 
     Columns: ts (timestamp; without a zone it is UTC), open, high, low, close, volume. A file is read and
-    checked once, at its first use. Safe to call from several threads.
+    checked once, at its first use. Safe to call from several threads. A file with a row that is no bar has no
+    `bars`, but can be `read`.
     Raises UsageError when there is no such folder, UnknownSymbol when a symbol has no file.
     """
 
@@ -29,12 +36,12 @@ class ParquetSource:
         self._symbols = symbols
         self._folder = _folder_of(folder, interval)
         self._lock = threading.Lock()
-        self._read: dict[str, Bars] = {}
+        self._files: dict[str, _File] = {}
         for symbol in symbols:
-            if not self._file(symbol).is_file():
+            if not self._path(symbol).is_file():
                 there = ", ".join(sorted(path.stem for path in self._folder.glob("*.parquet")))
                 raise UnknownSymbol(
-                    f"The recorded market has no file {self._file(symbol)}.",
+                    f"The recorded market has no file {self._path(symbol)}.",
                     hint=f"Set LEVIBOT_SYMBOLS to what is there: {there}.",
                 )
 
@@ -51,8 +58,8 @@ class ParquetSource:
         return self._symbols
 
     def extent(self) -> tuple[datetime, datetime | None]:
-        """The first open and the last close over all symbols; reads every file."""
-        recorded = [self._bars_of(symbol) for symbol in self._symbols]
+        """The first open and the last close of a sound bar over all symbols; reads every file."""
+        recorded = [self._file_of(symbol).rows.sound for symbol in self._symbols]
         first = min(bars.ts[0] for bars in recorded)
         last = max(bars.ts[-1] for bars in recorded)
         return to_datetime(first), to_datetime(last) + self._interval
@@ -63,15 +70,24 @@ class ParquetSource:
         Raises UnknownSymbol, SourceUnavailable (the file is gone) and DataError.
         """
         check_request(symbol, self._symbols, start, end, "The recorded market")
-        return self._bars_of(symbol).between(start, end)
+        file = self._file_of(symbol)
+        if file.fault is not None:
+            # A copy: each raise would lengthen the traceback of the one that is kept.
+            raise DataError(file.fault.message, hint=file.fault.hint)
+        return file.rows.sound.between(start, end)
 
-    def _bars_of(self, symbol: str) -> Bars:
+    def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
+        """As `bars`, with the rows of the file that are no bars beside them."""
+        check_request(symbol, self._symbols, start, end, "The recorded market")
+        return between(self._file_of(symbol).rows, start, end)
+
+    def _file_of(self, symbol: str) -> _File:
         with self._lock:
-            if symbol not in self._read:
-                self._read[symbol] = _read_bars(self._file(symbol), symbol, self._interval)
-            return self._read[symbol]
+            if symbol not in self._files:
+                self._files[symbol] = _read_file(self._path(symbol), symbol, self._interval)
+            return self._files[symbol]
 
-    def _file(self, symbol: str) -> Path:
+    def _path(self, symbol: str) -> Path:
         return self._folder / f"{symbol}.parquet"
 
 
@@ -97,10 +113,47 @@ def _name_of(interval: timedelta) -> str:
     raise UsageError(f"There is no bar interval of {interval}.", hint=f"Choose from {', '.join(INTERVALS)}.")
 
 
-def _read_bars(path: Path, symbol: str, interval: timedelta) -> Bars:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What a file holds, and its first fault, if it has any."""
+
+    rows: Screened[Bars]
+    fault: DataError | None
+
+
+def _read_file(path: Path, symbol: str, interval: timedelta) -> _File:
+    columns = _read_columns(path)
+    rows = screen_bars(symbol, interval, columns, str(path))
+    fault = None
+    if len(rows.rejects) or len(rows.repeated):
+        try:
+            check_bars(symbol, interval, columns, str(path))
+        except DataError as exc:
+            # Without its traceback, which would keep the columns.
+            fault = DataError(exc.message, hint=exc.hint)
+    bars = rows.sound
+    if fault is not None and not len(bars):
+        raise fault
+    # Bars of a longer interval lie on the grid of a shorter one: without this each would count as an outage.
+    if len(bars) > 2 and np.diff(bars.ts).min() > np.timedelta64(interval):
+        raise DataError(
+            f"{symbol} in {path} has no two bars that are {interval} apart: its bars are longer.",
+            hint="Set LEVIBOT_BAR_INTERVAL to the interval of the file.",
+        )
+    return _File(rows, fault)
+
+
+def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with translated(path), pq.ParquetFile(path) as file:
+        table = file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names])
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what the reading of a Parquet file raises into our errors: SourceUnavailable and DataError."""
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names])
+        yield
     except FileNotFoundError as exc:
         raise SourceUnavailable(f"The file {path} is gone.", hint="Put the recorded market back.") from exc
     except (pa.ArrowException, OSError) as exc:
@@ -108,12 +161,3 @@ def _read_bars(path: Path, symbol: str, interval: timedelta) -> Bars:
             f"The file {path} cannot be read as Parquet: {str(exc).splitlines()[0].rstrip('.')}.",
             hint="Write it again, or take its symbol out of LEVIBOT_SYMBOLS.",
         ) from exc
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    bars = check_bars(symbol, interval, columns, str(path))
-    # Bars of a longer interval lie on the grid of a shorter one: without this each would count as an outage.
-    if len(bars) > 2 and np.diff(bars.ts).min() > np.timedelta64(interval):
-        raise DataError(
-            f"{symbol} in {path} has no two bars that are {interval} apart: its bars are longer.",
-            hint="Set LEVIBOT_BAR_INTERVAL to the interval of the file.",
-        )
-    return bars

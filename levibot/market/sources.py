@@ -10,6 +10,7 @@ from levibot.errors import SettingsError
 from levibot.market.bars import Bars
 from levibot.market.exchange import ExchangeSource
 from levibot.market.parquet import ParquetSource
+from levibot.market.screening import Screened
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings, SourceName
 
@@ -46,7 +47,15 @@ class Source(Protocol):
         """The finished bars that open in [start, end), oldest first; none is a right answer.
 
         start, end: aware. The same range gives the same bars again; the arrays are read-only.
-        Raises UnknownSymbol, UsageError (a naive instant), SourceUnavailable, SourceError and DataError.
+        Raises UnknownSymbol, UsageError (a naive instant), SourceUnavailable, SourceError, and DataError for
+        the first row that is no bar.
+        """
+        ...
+
+    def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
+        """As `bars`, for the ingest: rows that are no bars stand beside the bars, with the reason.
+
+        Raises DataError only for what makes every row useless: a missing column, one of another type.
         """
         ...
 

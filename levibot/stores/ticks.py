@@ -14,6 +14,7 @@ import numpy.typing as npt
 from levibot.errors import DataError, StoreError
 from levibot.market.bars import FIELDS, Bars
 from levibot.stores import migrations
+from levibot.stores.holes import Holes
 from levibot.stores.ledgers import ORDERS, SHADOW_FILLS, SIGNALS, Ledger
 from levibot.stores.partitions import TimePartitions
 from levibot.stores.postgres_client import PostgresClient
@@ -83,6 +84,7 @@ class TickStore:
         self.rollup = TickRollup(client)
         self.partitions = TimePartitions(client)
         self.quarantine = Quarantine(client)
+        self.holes = Holes(client)
         self.signals = Ledger(client, SIGNALS)
         self.shadow_fills = Ledger(client, SHADOW_FILLS)
         self.orders = Ledger(client, ORDERS)

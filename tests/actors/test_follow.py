@@ -13,8 +13,10 @@ import pytest
 from actors import event_log, market_feed, online_features
 from actors.market_feed import MarketFeed
 from actors.online_features import OnlineFeatures
+from levibot.errors import SourceUnavailable
 from levibot.features.materialise import Materialised, Materialiser
 from levibot.market.bars import Bars
+from levibot.market.screening import Screened
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings
 from levibot.stores.events import Event
@@ -122,6 +124,49 @@ async def test_an_unforeseen_error_does_not_end_the_feed(
     assert (await feed.status())["problem"] == ""
     assert "the feed failed and begins again" in caplog.text
     await end(feed._loop)
+
+
+class HolesUnknown(SimulatedSource):
+    """Has nothing to say to whoever asks for a single bar, until it is `mended`."""
+
+    is_mended = False
+    n_asked = 0
+
+    def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
+        # The feed's own steps end after the start of the replay.
+        if end <= START:
+            self.n_asked += 1
+            if not self.is_mended:
+                raise SourceUnavailable("The market does not answer.")
+        return super().read(symbol, start, end)
+
+
+async def test_holes_are_filled_beside_the_newest_bars_and_do_not_hold_them_up(
+    settings: Settings, tick_store: TickStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = HolesUnknown(settings.symbols, settings.interval, settings.seed, settings.edge)
+    history = source.bars("BTCUSDT", START - timedelta(hours=40), START)
+    await tick_store.write_bars(settings.market_id, history.between(end=START - timedelta(hours=20)))
+    await tick_store.write_bars(settings.market_id, history.between(START - timedelta(hours=18)))
+    monkeypatch.setattr(market_feed, "open_source", lambda _: source)
+    feed = MarketFeed(settings)
+    feed._events = HangingLog("test")
+    await until(lambda: source.n_asked > 0)
+    newest = feed._newest_close
+    assert newest is not None
+    await until(lambda: feed._newest_close is not None and feed._newest_close > newest + timedelta(hours=2))
+    source.is_mended = True
+    for _ in range(400):
+        if len(await stored_history(tick_store, settings)) == len(history):
+            break
+        await asyncio.sleep(0.05)
+    assert (await stored_history(tick_store, settings)).close.tolist() == history.close.tolist()
+    assert (await feed.status())["problem"] == ""
+    await end(feed._loop)
+
+
+async def stored_history(tick_store: TickStore, settings: Settings) -> Bars:
+    return await tick_store.read_bars(settings.market_id, "BTCUSDT", settings.interval, None, START)
 
 
 async def test_an_event_log_that_hangs_does_not_hold_up_the_feed(

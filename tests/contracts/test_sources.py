@@ -84,6 +84,13 @@ class SourceContract:
         check_bars("BTCUSDT", HOUR, {f: getattr(bars, f) for f in ("ts", *FIELDS)}, "the source")
         assert (bars.symbol, bars.interval) == ("BTCUSDT", source.interval)
 
+    def test_the_ingest_reads_the_same_bars(self, source: Source) -> None:
+        start, end = MARKET_START + 30 * HOUR, MARKET_START + 60 * HOUR
+        rows, bars = source.read("BTCUSDT", start, end), source.bars("BTCUSDT", start, end)
+        assert all(np.array_equal(getattr(rows.sound, f), getattr(bars, f)) for f in ("ts", *FIELDS))
+        assert (len(rows.rejects), len(rows.repeated)) == (0, 0)
+        assert len(source.read("BTCUSDT", MARKET_START - 9 * HOUR, MARKET_START).sound) == 0
+
     def test_no_bar_is_unfinished(self, source: Source) -> None:
         _, end = source.extent()
         bars = source.bars("BTCUSDT", MARKET_START, LAST_CLOSE + 5 * HOUR)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 
 from levibot.market.bars import Bars, to_datetime64
 from levibot.market.simulator import SimulatedSource
+from levibot.stores.connect import open_ticks
+from tests.fakes import exchange_server
 from tests.fakes.exchange_server import FakeExchange
 
 from .conftest import LiveSystem, start_system, wait_for
@@ -34,10 +38,28 @@ def as_of(system: LiveSystem) -> datetime:
     return datetime.fromisoformat(system.predict().json()["as_of"])
 
 
-def test_a_live_market_is_served_as_its_bars_finish(tmp_path: Path) -> None:
+def stored_trades(system: LiveSystem) -> list[int]:
+    """The ids of the trades of BTCUSDT in the tick store."""
+
+    async def read() -> list[int]:
+        ticks = await open_ticks(system.settings)
+        try:
+            found = await ticks.ticks.read("exchange:binance:1m", "BTCUSDT")
+            return [int(trade_id) for trade_id in found.trade_id]
+        finally:
+            await ticks.close()
+
+    return asyncio.run(read())
+
+
+def test_a_live_market_is_served_as_its_bars_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = SimulatedSource(SYMBOLS, MINUTE, 7, 0.0)
     bars = {s: walked_until_now(s, source, timedelta(minutes=30)) for s in SYMBOLS}
+    # Of now: older trades are not kept.
+    monkeypatch.setattr(exchange_server, "FIRST_TRADE_MS", time.time_ns() // 1_000_000)
     with FakeExchange(bars) as exchange:
+        # One trade is there already; what was traded before the start is not asked for.
+        exchange.trade("BTCUSDT")
         system = start_system(
             tmp_path / "home",
             LEVIBOT_SOURCE="exchange",
@@ -54,6 +76,9 @@ def test_a_live_market_is_served_as_its_bars_finish(tmp_path: Path) -> None:
             assert answer["freshness"] == "FRESH"
             # The exchange already shows bars that are not finished; none of them was used.
             assert first <= datetime.now(UTC)
+            wait_for(lambda: exchange.subscribed("BTCUSDT") > 0, 30, "the subscription to the trades")
+            ids = exchange.trade("BTCUSDT", 50)
+            wait_for(lambda: stored_trades(system) == ids, 30, "the last trade in the store")
             wait_for(
                 lambda: datetime.fromisoformat(system.predict().json()["as_of"]) > first,
                 90,

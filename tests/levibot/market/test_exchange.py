@@ -148,6 +148,9 @@ def test_a_bar_that_breaks_the_schema_is_refused(
     server.klines["BTCUSDT"][1][column] = value
     with pytest.raises(DataError, match=f"answer of binance: row 1 .*{sentence}"):
         source.bars("BTCUSDT", MARKET_START, MARKET_START + 5 * HOUR)
+    rows = source.read("BTCUSDT", MARKET_START, MARKET_START + 5 * HOUR)
+    assert np.array_equal(rows.sound.ts, np.delete(MARKET.ts[:5], 1))
+    assert len(rows.rejects) == 1
 
 
 def test_a_refused_connection_makes_the_source_unavailable(clock: ManualClock) -> None:

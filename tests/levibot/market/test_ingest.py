@@ -12,7 +12,9 @@ import pytest
 from levibot.errors import DataError, SourceUnavailable
 from levibot.market.bars import FIELDS, Bars
 from levibot.market.ingest import Ingest, Ingested
+from levibot.market.intake import Account, Intake
 from levibot.market.price_process import MARKET_START
+from levibot.market.screening import Screened
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import SourceName
 from levibot.stores.ticks import TickStore
@@ -59,15 +61,18 @@ class Exchange:
         return MARKET_START, self._last
 
     def bars(self, symbol: str, start: datetime, end: datetime) -> Bars:
+        return self.read(symbol, start, end).sound
+
+    def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
         self.asked.append((symbol, start, end))
         if self.fails_at == len(self.asked):
             raise SourceUnavailable("The exchange does not answer.")
         bars = self._market.bars(symbol, start, end)
-        return bars.between(self._listed.get(symbol), self._gone.get(symbol))
+        return Screened.passed(symbol, bars.between(self._listed.get(symbol), self._gone.get(symbol)))
 
 
 def ingest(source: Exchange, store: TickStore, symbols: Sequence[str] = SYMBOLS) -> Ingest:
-    return Ingest(source, store, MARKET_ID, symbols)
+    return Ingest(source, Intake(store, MARKET_ID), symbols)
 
 
 async def stored(store: TickStore, symbol: str) -> Bars:
@@ -91,11 +96,11 @@ async def test_everything_that_is_finished_is_stored_and_nothing_twice(tick_stor
     seen: list[tuple[str, int]] = []
     as_of = MARKET_START + 100 * HOUR
     done = await ingest(source, tick_store).up_to(as_of, progress=lambda *step: seen.append(step))
-    assert done == Ingested(n_bars=300, n_new=300, newest_close=as_of)
+    assert done == Ingested(Account(n_new=300), newest_close=as_of)
     assert seen == [(symbol, 100) for symbol in SYMBOLS]
     await assert_whole(tick_store, source, as_of)
     source.asked.clear()
-    assert await ingest(source, tick_store).up_to(as_of) == Ingested(0, 0, as_of)
+    assert await ingest(source, tick_store).up_to(as_of) == Ingested(Account(), as_of)
     assert source.asked == []
 
 
@@ -118,7 +123,7 @@ async def test_a_bar_that_is_not_finished_is_never_stored(tick_store: TickStore)
 async def test_before_the_first_bar_is_finished_there_is_nothing(tick_store: TickStore) -> None:
     work = ingest(Exchange(), tick_store)
     for as_of in (MARKET_START - 100 * HOUR, MARKET_START, MARKET_START + HOUR - US):
-        assert await work.up_to(as_of) == Ingested(0, 0, None)
+        assert await work.up_to(as_of) == Ingested(Account(), None)
     assert (await work.up_to(MARKET_START + HOUR)).n_new == 3
 
 
@@ -129,7 +134,7 @@ async def test_a_clock_that_runs_back_changes_nothing(tick_store: TickStore) -> 
     await work.up_to(late)
     early = MARKET_START + 10 * HOUR
     # The later bars stay; what counts as finished is what the clock says.
-    assert await work.up_to(early) == Ingested(0, 0, early)
+    assert await work.up_to(early) == Ingested(Account(), early)
     await assert_whole(tick_store, source, late)
 
 
@@ -150,13 +155,13 @@ async def test_history_before_the_oldest_bar_is_filled_in_when_the_start_moves_b
     seen: list[tuple[str, int]] = []
     work = ingest(source, tick_store)
     done = await work.up_to(as_of, MARKET_START + 10 * HOUR, lambda *step: seen.append(step))
-    assert done == Ingested(n_bars=50, n_new=50, newest_close=as_of)
+    assert done == Ingested(Account(n_new=50), newest_close=as_of)
     assert seen == [("BTCUSDT", 20), ("ETHUSDT", 20), ("SOLUSDT", 10)]
     assert (await work.up_to(as_of, MARKET_START)).n_new == 20
     await assert_whole(tick_store, source, as_of)
     # There is nothing before a listing, and it is looked for once.
     source.asked.clear()
-    assert await work.up_to(as_of, MARKET_START) == Ingested(0, 0, as_of)
+    assert await work.up_to(as_of, MARKET_START) == Ingested(Account(), as_of)
     assert source.asked == []
     assert (await ingest(source, tick_store).up_to(as_of, MARKET_START)).n_new == 0
     assert source.asked == [("SOLUSDT", MARKET_START, listing)]
@@ -251,16 +256,19 @@ async def test_a_recorded_market_ends_at_its_end(tick_store: TickStore) -> None:
 
 
 class Poisoned(Exchange):
-    """Gives one bar whose price cannot be."""
+    """Gives one bar whose price cannot be, and calls it sound."""
 
-    def bars(self, symbol: str, start: datetime, end: datetime) -> Bars:
-        bars = super().bars(symbol, start, end)
+    def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
+        bars = super().read(symbol, start, end).sound
         close = bars.close.copy()
         close[len(close) // 2 :][:1] = -1.0 if symbol == SYMBOLS[-1] else close[len(close) // 2]
-        return Bars(symbol, HOUR, bars.ts, bars.open, bars.high, bars.low, close, bars.volume)
+        broken = Bars(symbol, HOUR, bars.ts, bars.open, bars.high, bars.low, close, bars.volume)
+        return Screened.passed(symbol, broken)
 
 
-async def test_a_bar_that_cannot_be_stops_the_whole_pass(tick_store: TickStore) -> None:
+async def test_a_bar_that_its_source_takes_for_sound_and_the_store_refuses_stops_the_pass(
+    tick_store: TickStore,
+) -> None:
     with pytest.raises(DataError, match="refused a value"):
         await ingest(Poisoned(), tick_store).up_to(MARKET_START + 20 * HOUR)
     assert await tick_store.last_ts(MARKET_ID, SYMBOLS, HOUR) == {}
@@ -269,7 +277,7 @@ async def test_a_bar_that_cannot_be_stops_the_whole_pass(tick_store: TickStore) 
 async def test_two_passes_at_once_store_every_bar_once(tick_store: TickStore) -> None:
     source, as_of = Exchange(), MARKET_START + 500 * HOUR
     done = await asyncio.gather(*(ingest(source, tick_store).up_to(as_of) for _ in range(4)))
-    assert sum(step.n_new for step in done) == done[0].n_bars
+    assert sum(step.n_new for step in done) == done[0].account.n_read
     await assert_whole(tick_store, source, as_of)
 
 
@@ -282,7 +290,7 @@ async def test_without_a_start_it_goes_on_and_fills_in_nothing_before(tick_store
 
 async def test_a_long_way_is_stored_stretch_by_stretch(tick_store: TickStore) -> None:
     source, as_of = Exchange(), MARKET_START + 50 * HOUR
-    work = Ingest(source, tick_store, MARKET_ID, SYMBOLS, chunk_bars=7)
+    work = Ingest(source, Intake(tick_store, MARKET_ID), SYMBOLS, chunk_bars=7)
 
     def cut_short(symbol: str, n_bars: int) -> None:
         if n_bars > 20:

@@ -151,8 +151,31 @@ def test_a_folder_in_place_of_a_file_is_no_symbol(tmp_path: Path) -> None:
 )
 def test_a_fault_names_the_file(tmp_path: Path, broken: pa.Table, sentence: str) -> None:
     pq.write_table(broken, tmp_path / "BTCUSDT.parquet")
-    with pytest.raises(DataError, match=rf"BTCUSDT\.parquet.*{sentence}"):
-        source(tmp_path).extent()
+    market = source(tmp_path)
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"BTCUSDT\.parquet.*{sentence}"):
+            market.bars("BTCUSDT", START, START + 24 * HOUR)
+
+
+def test_a_broken_row_stands_beside_the_bars_that_are_read(tmp_path: Path) -> None:
+    close = pa.array([*range(100, 105), None, *range(106, 123), -1.0], pa.float64())
+    pq.write_table(table().set_column(4, "close", close), tmp_path / "BTCUSDT.parquet")
+    market = source(tmp_path)
+    first, end = market.extent()
+    assert (first, end) == (START, START + 23 * HOUR)
+    rows = market.read("BTCUSDT", first, end)
+    assert (len(rows.sound), rows.rejects.reasons()) == (22, {"not_finite": 1, "not_positive": 1})
+    early, late = (
+        market.read("BTCUSDT", *span) for span in ((first, first + 9 * HOUR), (first + 9 * HOUR, end))
+    )
+    assert [reason for reason, _ in early.rejects.records()] == ["not_finite"]
+    assert [reason for reason, _ in late.rejects.records()] == ["not_positive"]
+
+
+def test_a_file_without_a_sound_row_is_refused_as_a_whole(tmp_path: Path) -> None:
+    pq.write_table(table().set_column(2, "high", pa.array(np.ones(24))), tmp_path / "BTCUSDT.parquet")
+    with pytest.raises(DataError, match=r"row 0 .*: high 1 is below its open 100"):
+        source(tmp_path).read("BTCUSDT", START, START + HOUR)
 
 
 def test_longer_bars_do_not_pass_for_outages(tmp_path: Path) -> None:
