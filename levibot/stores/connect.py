@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from redis.asyncio import Redis
+
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 from levibot.stores.events import EventStore
 from levibot.stores.online import OnlineStore
+from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
 
@@ -15,10 +18,20 @@ async def open_ticks(settings: Settings) -> TickStore:
     return await TickStore.open(endpoints(settings).postgres_dsn, timeout_s=settings.store_timeout_s)
 
 
+def open_durable(settings: Settings) -> Redis:
+    """The Redis of what must be kept: weights, dead letters, idempotency keys, rate limits."""
+    return open_redis(endpoints(settings).redis_url, timeout_s=settings.store_timeout_s)
+
+
+def open_volatile(settings: Settings) -> Redis:
+    """The Redis of what may be evicted: features, signals, caches."""
+    return open_redis(endpoints(settings).redis_cache_url, timeout_s=settings.store_timeout_s)
+
+
 def open_online(settings: Settings, view_version: str) -> OnlineStore:
     """The online store of this market and view; connects at the first call."""
     return OnlineStore.open(
-        endpoints(settings).redis_url,
+        endpoints(settings).redis_cache_url,
         settings.market_id,
         view_version,
         clock=settings.clock(),
