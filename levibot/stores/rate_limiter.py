@@ -13,16 +13,17 @@ from enum import StrEnum
 from redis.asyncio import Redis
 
 from levibot.errors import RateLimited, StoreError, UsageError
-from levibot.stores.redis import ask, translated
+from levibot.stores.redis import ask
 from levibot.telemetry.metrics import DEFAULT, Metrics
 
 # Lua counts in doubles: whole numbers are exact below this.
 EXACT = 2**53
 MICRO = 1_000_000
 
-# KEYS: the bucket. ARGV: capacity and cost in units, units that flow in each microsecond, now_us or ''.
-# A unit is so small that one microsecond brings a whole number of them. Stored: units and the instant.
-# Returns allowed, the units left, the microseconds until the cost is there.
+# KEYS: the buckets, one after the other. ARGV: capacity and cost in units, units that flow in each
+# microsecond, now_us or ''. A unit is so small that one microsecond brings a whole number of them.
+# Stored: units and the instant. Returns for each key: allowed, the units left, the microseconds until the
+# cost is there.
 TAKE = """
 local capacity, cost, refill = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local full_us = math.ceil(capacity / refill)
@@ -31,28 +32,35 @@ if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
 end
-local units, at = capacity, now
-local stored = redis.call('GET', KEYS[1])
-if stored then
-  local left, instant = string.match(stored, '^(%d+) (%d+)$')
-  units, at = tonumber(left), tonumber(instant)
-  -- A clock that was set back brings nothing; one that had run far ahead must not block for as long.
-  if at - now > full_us then at = now end
-  local passed = math.min(math.max(0, now - at), full_us)
-  units = math.min(capacity, units + passed * refill)
-  at = math.max(at, now)
+local answers = {}
+for i = 1, #KEYS do
+  local units, at = capacity, now
+  local stored = redis.call('GET', KEYS[i])
+  if stored then
+    local left, instant = string.match(stored, '^(%d+) (%d+)$')
+    units, at = tonumber(left), tonumber(instant)
+    -- A clock that was set back brings nothing; one that had run far ahead must not block for as long.
+    if at - now > full_us then at = now end
+    local passed = math.min(math.max(0, now - at), full_us)
+    units = math.min(capacity, units + passed * refill)
+    at = math.max(at, now)
+  end
+  local allowed, wait = 0, 0
+  if units >= cost then
+    allowed, units = 1, units - cost
+    local life_ms = math.ceil((capacity - units) / refill / 1000) + 1000
+    local bucket = string.format('%.0f %.0f', units, at)
+    redis.call('SET', KEYS[i], bucket, 'PX', string.format('%.0f', life_ms))
+  else
+    local rest = (cost - units) % refill
+    wait = (cost - units - rest) / refill + at - now
+    if rest > 0 then wait = wait + 1 end
+  end
+  answers[#answers + 1] = allowed
+  answers[#answers + 1] = string.format('%.0f', units)
+  answers[#answers + 1] = string.format('%.0f', wait)
 end
-if units < cost then
-  local short = cost - units
-  local rest = short % refill
-  local wait = (short - rest) / refill
-  if rest > 0 then wait = wait + 1 end
-  return {0, string.format('%.0f', units), string.format('%.0f', wait + at - now)}
-end
-units = units - cost
-local life_ms = math.ceil((capacity - units) / refill / 1000) + 1000
-redis.call('SET', KEYS[1], string.format('%.0f %.0f', units, at), 'PX', string.format('%.0f', life_ms))
-return {1, string.format('%.0f', units), '0'}
+return answers
 """
 
 
@@ -153,52 +161,33 @@ class RateLimiter:
 
     async def decide(self, caller: str, cost: int = 1) -> Decision:
         """Whether `caller` may go on, and the tokens are taken if so. Raises UsageError on a wrong cost."""
-        self._check(cost)
-        try:
-            answer = await ask("count a call", self._take([self._key(caller)], self._arguments(cost)))
-        except StoreError:
-            return self._counted(self._away())
-        return self._counted(self._decision(answer))
+        return (await self.decide_many([caller], cost))[0]
 
     async def decide_many(self, callers: Sequence[str], cost: int = 1) -> list[Decision]:
-        """One decision for each of `callers`, in their order, in one round trip."""
-        self._check(cost)
-        if not callers:
-            return []
-        try:
-            with translated("count calls"):
-                async with self._client.pipeline(transaction=False) as pipe:
-                    for caller in callers:
-                        await self._take([self._key(caller)], self._arguments(cost), client=pipe)
-                    answers = await pipe.execute()
-        except StoreError:
-            return [self._counted(self._away()) for _ in callers]
-        return [self._counted(self._decision(answer)) for answer in answers]
-
-    def _key(self, caller: str) -> str:
-        return f"rate:{self.name}:{caller}"
-
-    def _arguments(self, cost: int) -> list[int | str]:
-        limit = self.limit
-        now: int | str = "" if self._now_us is None else self._now_us()
-        return [limit.capacity * limit.unit, cost * limit.unit, limit.refill, now]
-
-    def _check(self, cost: int) -> None:
+        """One decision for each of `callers`, in their order, in one call of the script."""
         if not 1 <= cost <= self.limit.capacity:
             raise UsageError(
                 f"A call costs {cost}, outside 1 to the capacity {self.limit.capacity} of {self.name}."
             )
-
-    def _decision(self, answer: Sequence[bytes | int]) -> Decision:
-        allowed, units, wait_us = (int(part) for part in answer)
-        return Decision(bool(allowed), units // self.limit.unit, wait_us / MICRO)
+        if not callers:
+            return []
+        limit = self.limit
+        now_us: int | str = "" if self._now_us is None else self._now_us()
+        keys = [f"rate:{self.name}:{caller}" for caller in callers]
+        arguments = [limit.capacity * limit.unit, cost * limit.unit, limit.refill, now_us]
+        try:
+            answer = [int(part) for part in await ask("count calls", self._take(keys, arguments))]
+        except StoreError:
+            decisions = [self._away()] * len(callers)
+        else:
+            thirds = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+            decisions = [Decision(bool(yes), units // limit.unit, us / MICRO) for yes, units, us in thirds]
+        refused = sum(not decision.allowed for decision in decisions)
+        if refused:
+            self._metrics.rate_limited.labels(self.name).inc(refused)
+        return decisions
 
     def _away(self) -> Decision:
         if self._when_away is WhenAway.ALLOW:
             return Decision(True, 0, 0.0, is_fallback=True)
         return Decision(False, 0, self._retry_s, is_fallback=True)
-
-    def _counted(self, decision: Decision) -> Decision:
-        if not decision.allowed:
-            self._metrics.rate_limited.labels(self.name).inc()
-        return decision
