@@ -34,7 +34,8 @@ from levibot.market.ingest import Ingest
 from levibot.market.intake import Intake
 from levibot.market.sources import Source, open_source
 from levibot.settings import Settings
-from levibot.stores.connect import open_events, open_online, open_registry, open_ticks
+from levibot.stores.connect import open_durable, open_events, open_online, open_registry, open_ticks
+from levibot.stores.durable import check_durable
 from levibot.stores.embedded import EmbeddedServers
 
 WATCH_S = 0.5
@@ -152,13 +153,21 @@ class Run:
             await ticks.close()
 
     async def _check_stores(self) -> None:
-        """Ask Redis and a ClickHouse that is not ours for a sign of life."""
+        """Ask Redis and a ClickHouse that is not ours for a sign of life, and Redis whether it evicts."""
         online = open_online(self._settings, CORE.version)
         try:
-            with _naming("LEVIBOT_REDIS_URL", self._settings.redis_url):
+            cache_url = self._settings.redis_cache_url
+            variable = "LEVIBOT_REDIS_CACHE_URL" if cache_url else "LEVIBOT_REDIS_URL"
+            with _naming(variable, cache_url or self._settings.redis_url):
                 await online.ping()
         finally:
             await online.close()
+        durable = open_durable(self._settings)
+        try:
+            with _naming("LEVIBOT_REDIS_URL", self._settings.redis_url):
+                await check_durable(durable)
+        finally:
+            await durable.aclose()
         # The embedded engine belongs to the actor that owns it.
         if self._settings.clickhouse_url is not None:
             with _naming("LEVIBOT_CLICKHOUSE_URL", self._settings.clickhouse_url):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from redis.asyncio import Redis
+
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 from levibot.stores.event_spool import EventSpool
@@ -12,6 +14,7 @@ from levibot.stores.model_bucket import ModelBucket
 from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import OnlineStore
 from levibot.stores.postgres_pool import PoolLimits
+from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
 
@@ -29,10 +32,20 @@ async def open_ticks(settings: Settings) -> TickStore:
     )
 
 
+def open_durable(settings: Settings) -> Redis:
+    """The Redis of what must be kept: weights, dead letters, idempotency keys, rate limits."""
+    return open_redis(endpoints(settings).redis_url, timeout_s=settings.store_timeout_s)
+
+
+def open_volatile(settings: Settings) -> Redis:
+    """The Redis of what may be evicted: features, signals, caches."""
+    return open_redis(endpoints(settings).redis_cache_url, timeout_s=settings.store_timeout_s)
+
+
 def open_online(settings: Settings, view_version: str) -> OnlineStore:
     """The online store of this market and view; connects at the first call."""
     return OnlineStore.open(
-        endpoints(settings).redis_url,
+        endpoints(settings).redis_cache_url,
         settings.market_id,
         view_version,
         clock=settings.clock(),

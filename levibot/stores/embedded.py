@@ -25,9 +25,13 @@ Server = ValkeyServer | PostgresServer
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the stores are. `clickhouse` is a URL, or `chdb://<folder>` for the engine in process."""
+    """Where the stores are. `clickhouse` is a URL, or `chdb://<folder>` for the engine in process.
+
+    redis_url: for what must be kept; redis_cache_url: for what may be evicted, the same server by default.
+    """
 
     redis_url: str
+    redis_cache_url: str
     postgres_dsn: str
     clickhouse: str
 
@@ -63,7 +67,10 @@ def endpoints(settings: Settings) -> Endpoints:
         redis_url = redis_url or _url(servers[ValkeyServer.name])
         postgres_dsn = postgres_dsn or _url(servers[PostgresServer.name])
     return Endpoints(
-        redis_url, postgres_dsn, settings.clickhouse_url or f"chdb://{settings.home / 'clickhouse'}"
+        redis_url,
+        settings.redis_cache_url or redis_url,
+        postgres_dsn,
+        settings.clickhouse_url or f"chdb://{settings.home / 'clickhouse'}",
     )
 
 

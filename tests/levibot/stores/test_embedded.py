@@ -210,7 +210,7 @@ def test_nothing_is_started_where_both_servers_are_given(tmp_path: Path) -> None
         "clickhouse_url": "http://c:3",
     }
     servers = EmbeddedServers(Settings.load(home=tmp_path, **given))
-    assert servers.start() == Endpoints("redis://r:1/0", "postgresql://p:2/x", "http://c:3")
+    assert servers.start() == Endpoints("redis://r:1/0", "redis://r:1/0", "postgresql://p:2/x", "http://c:3")
     assert servers.pids() == {}
     servers.stop()
 
@@ -218,3 +218,9 @@ def test_nothing_is_started_where_both_servers_are_given(tmp_path: Path) -> None
 def test_before_the_first_start_the_addresses_are_not_ready(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="python -m levibot up"):
         endpoints(Settings.load(home=tmp_path))
+
+
+def test_the_cache_has_a_server_of_its_own_where_one_is_given(tmp_path: Path) -> None:
+    given = {"redis_url": "redis://r:1/0", "postgres_dsn": "postgresql://p:2/x"}
+    at = endpoints(Settings.load(home=tmp_path, redis_cache_url="redis://c:4/0", **given))
+    assert (at.redis_url, at.redis_cache_url) == ("redis://r:1/0", "redis://c:4/0")
