@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -54,6 +55,8 @@ class ExchangeSource:
             exchange_id, clock, base_url=base_url, timeout_s=timeout_s, attempts=attempts
         )
         self._thread = _LoopThread(f"exchange {exchange_id}")
+        # Commands end without closing their source; its connections end in order all the same.
+        self._end = weakref.finalize(self, self._thread.end, self._client.close)
         self._timeframe = next((name for name, length in INTERVALS.items() if length == interval), "")
         if self._timeframe not in self._client.timeframes:
             raise UsageError(f"The exchange {exchange_id} has no bars of {interval}.", hint="Take 1h.")
@@ -73,7 +76,7 @@ class ExchangeSource:
 
     def close(self) -> None:
         """Close the connections, for good."""
-        self._thread.end(self._client.close)
+        self._end()
 
     def extent(self) -> tuple[datetime, datetime | None]:
         """The oldest bar's open over all symbols, without end. One request a symbol."""
@@ -150,25 +153,39 @@ class _LoopThread:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     def end(self, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Await `closing()` in the loop, if it ever began, and end it."""
+        """Await `closing()` in the loop, if it ever began, and end it. A second end does nothing."""
         with self._lock:
             self._has_ended = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
-        try:
-            asyncio.run_coroutine_threadsafe(closing(), loop).result()
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
+
+        async def close_and_stop() -> None:
+            try:
+                await closing()
+            finally:
+                loop.stop()
+
+        asyncio.run_coroutine_threadsafe(close_and_stop(), loop)
+        # A source may be collected in any thread, in its own too.
+        if thread is not threading.current_thread():
             thread.join()
-            loop.close()
 
     def _begun(self) -> asyncio.AbstractEventLoop | None:
         with self._lock:
             if self._loop is None and not self._has_ended:
                 self._loop = asyncio.new_event_loop()
-                # A daemon: a process that forgot to close its source must still end.
-                self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
+                # A daemon, so that the end of the process need not wait for it: `weakref.finalize` ends it.
+                self._thread = threading.Thread(
+                    target=_run_until_stopped, args=(self._loop,), name=self._name, daemon=True
+                )
                 self._thread.start()
             return self._loop
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

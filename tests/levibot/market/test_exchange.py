@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -225,3 +227,20 @@ def test_a_closed_source_says_so(source: ExchangeSource) -> None:
         source.close()
         with pytest.raises(UsageError, match="exchange binance is closed"):
             source.bars("BTCUSDT", MARKET_START, MARKET_START + 5 * HOUR)
+
+
+def test_a_process_that_forgets_its_source_ends_in_silence(server: FakeExchange) -> None:
+    script = f"""
+from datetime import UTC, datetime, timedelta
+from levibot.clock import SystemClock
+from levibot.market.exchange import ExchangeSource
+hour, url = timedelta(hours=1), {server.url!r}
+for _ in range(2):
+    source = ExchangeSource("binance", ("BTCUSDT",), hour, SystemClock(), base_url=url)
+    start = datetime.fromisoformat({MARKET_START.isoformat()!r})
+    print(len(source.bars("BTCUSDT", start, start + 5 * hour)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["5", "5"], "")
