@@ -45,22 +45,23 @@ def open_redis(
     options: dict[str, Any] = {
         "max_connections": max_connections,
         "timeout": timeout_s,
-        "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
     }
     if is_sentinel(url):
         at = parse_sentinel(url)
         login = {"username": at.username, "password": at.password, "db": at.db}
         primary = Primary(at, timeout_s=timeout_s)
-        return Redis.from_pool(
-            PrimaryPool(primary=primary, retry=RetryWithin(failover_s), **login, **options)
+        pool: BlockingConnectionPool = PrimaryPool(
+            primary=primary, retry=RetryWithin(failover_s), socket_timeout=timeout_s, **login, **options
         )
+        return Redis.from_pool(pool)
     check_url(url)
     pool = BlockingConnectionPool.from_url(
         url,
         health_check_interval=HEALTH_CHECK_S,
         # One more try: a pooled connection may have died unseen. Real retries are the guard's.
         retry=Retry(NoBackoff(), 1),
+        socket_timeout=timeout_s,
         **options,
     )
     return Redis.from_pool(pool)

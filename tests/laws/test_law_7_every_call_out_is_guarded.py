@@ -27,6 +27,8 @@ LIBRARIES = {
     *("aiohttp", "asyncpg", "boto3", "ccxt", "clickhouse_connect", "ftplib", "grpc", "http.client", "httpx"),
     *("obstore", "openai", "psycopg", "redis", "requests", "smtplib", "socket", "urllib.request", "urllib3"),
     *("adbc_driver_postgresql", "s3fs", "websocket", "websockets"),
+    # Ours: it stands before ccxt, and no guard before it.
+    "levibot.market.exchange_wire",
 }
 # Exceptions and types of a library lead nowhere.
 HARMLESS = {"redis.exceptions", "redis.backoff", "redis.retry", "redis.asyncio.retry"}
@@ -141,21 +143,35 @@ def _guards(module: str, tree: ast.AST, calls: tuple[CallOut, ...]) -> Iterator[
     listed = [call for call in calls if call.module == module]
     if len(made) != len(listed):
         yield f"makes {len(made)} guards, and the table has {len(listed)}"
-    functions = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+    functions = _defined(tree)
     for node in made:
         if not {"timeout_s", "transient"} <= {keyword.arg for keyword in node.keywords}:
             yield f"line {node.lineno}: a guard without timeout_s and transient"
-    handed = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and _last(node.func) == "call" and node.args
-        for name in _names(node.args[0])
-    }
     for call in listed:
-        if not call.fallback or call.fallback_in not in functions:
+        elsewhere, _, name = call.fallback_in.rpartition(":")
+        if not call.fallback or name not in (_functions(elsewhere) if elsewhere else functions):
             yield f"{call.place}: there is no {call.fallback_in} to hold its fallback"
-        if not handed & set(call.through):
+        if not _handed(ast.parse(SOURCES[call.called_in]) if call.called_in else tree) & set(call.through):
             yield f"{call.place}: nothing of {', '.join(call.through)} is handed to a guard"
+
+
+def _handed(tree: ast.AST) -> set[str]:
+    """What is handed to a guard: the names in the first argument, and in that of `to_thread`."""
+    handed: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _last(node.func) == "call" and node.args:
+            in_thread = _last(node.args[0]) == "to_thread"
+            for argument in node.args[: 2 if in_thread else 1]:
+                handed |= _names(argument)
+    return handed
+
+
+def _functions(module: str) -> set[str]:
+    return _defined(ast.parse(SOURCES.get(module, "")))
+
+
+def _defined(tree: ast.AST) -> set[str]:
+    return {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
 def _with_functions(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
@@ -247,8 +263,10 @@ class X:
         ("actors/online_features.py", "def other():\n    ray.get_actor('x').f.remote()"),
         ("levibot/serving/client.py", "import httpx\nhttpx.get(url)"),
         ("levibot/serving/client.py", "import httpx\nhttpx.AsyncClient(timeout=None)"),
-        ("levibot/stores/postgres_client.py", "asyncpg.create_pool(dsn)"),
-        ("levibot/stores/events.py", "clickhouse_connect.get_client(dsn=dsn, interface='http')"),
+        ("levibot/market/dex.py", "from levibot.market.exchange_wire import open_wire"),
+        ("levibot/market/exchange.py", "def load():\n    import ccxt.pro"),
+        ("levibot/stores/postgres_pool.py", "asyncpg.create_pool(dsn)"),
+        ("levibot/stores/clickhouse.py", "clickhouse_connect.get_client(dsn=dsn, interface='http')"),
         ("levibot/stores/redis.py", "BlockingConnectionPool.from_url(url, max_connections=3)"),
         ("deployments/x.py", "self._guard = Guard('x', timeout_s=1.0, transient=())"),
     ],
@@ -279,7 +297,7 @@ def test_the_check_finds_a_way_round_a_guard(good: str, bad: str) -> None:
         ("levibot/trading/x.py", "from redis.exceptions import RedisError"),
         ("levibot/trading/x.py", "import asyncio, http, json"),
         ("tune/x.py", "@ray.remote(num_cpus=1)\ndef fit(): ..."),
-        ("levibot/stores/events.py", "clickhouse_connect.get_client(interface='chdb', path=path)"),
+        ("levibot/stores/clickhouse.py", "clickhouse_connect.get_client(interface='chdb', path=path)"),
         ("levibot/serving/client.py", "import httpx\nhttpx.get(url, timeout=2.0)"),
     ],
 )
