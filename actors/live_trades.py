@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from levibot.errors import DataError, LeviBotError, StoreUnavailable, UsageError
+from levibot.market.exchange_check import check_health
 from levibot.market.exchange_client import ExchangeClient
 from levibot.market.intake import Account, Intake
 from levibot.market.trade_backfill import TradeBackfill
@@ -23,6 +24,7 @@ from levibot.stores.tick_maintenance import TickMaintenance
 WRITE_TIMEOUT_S = 30.0
 RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 BACKFILL_S = 60.0
+HEALTH_S = 60.0
 PAGES_A_ROUND = 20
 log = structlog.get_logger()
 
@@ -45,6 +47,7 @@ class LiveTrades:
         self._ingest: TradeIngest | None = None
         self._account = Account()
         self._problem = ""
+        self._exchange_problem = ""
 
     @property
     def account(self) -> Account:
@@ -52,10 +55,17 @@ class LiveTrades:
         return self._account if self._ingest is None else self._account + self._ingest.account
 
     def status(self) -> dict[str, Any]:
-        """How the trades are doing: the feed's status, what came of them, and the problem, if any."""
+        """How the trades are doing: the feed's status, what came of them, and the problem, if any.
+
+        exchange_problem: why the exchange should not be relied on now, as it said within the last minute.
+        """
         feed = {} if self._feed is None else asdict(self._feed.status())
         account = {"n_stored": self.account.n_new, "n_rejected": self.account.n_rejected}
-        return feed | account | {"problem": self._problem or feed.get("problem", "")}
+        problems = {
+            "problem": self._problem or feed.get("problem", ""),
+            "exchange_problem": self._exchange_problem,
+        }
+        return feed | account | problems
 
     async def run(self) -> None:
         """Follow the trades until cancelled; ends at once where the market's trades cannot be followed."""
@@ -96,6 +106,7 @@ class LiveTrades:
             async with asyncio.TaskGroup() as jobs:
                 jobs.create_task(maintenance.run())
                 jobs.create_task(self._fill_holes(intake, client))
+                jobs.create_task(self._watch_exchange(client))
                 async with aclosing(self._feed.batches()) as batches:
                     await ingest.follow(batches)
         except ExceptionGroup as group:
@@ -106,6 +117,17 @@ class LiveTrades:
             self._ingest = None
             await client.close()
             await ticks.close()
+
+    async def _watch_exchange(self, client: ExchangeClient) -> None:
+        while True:
+            try:
+                problem = (await check_health(client)).problem
+            except LeviBotError as exc:
+                problem = str(exc)
+            if problem and problem != self._exchange_problem:
+                log.warning("the exchange should not be relied on", reason=problem)
+            self._exchange_problem = problem
+            await asyncio.sleep(HEALTH_S)
 
     async def _fill_holes(self, intake: Intake, client: ExchangeClient) -> None:
         while True:

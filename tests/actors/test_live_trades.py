@@ -174,3 +174,12 @@ async def test_an_exchange_whose_trades_cannot_be_followed_is_said_once(
     async with asyncio.timeout(30):
         await trades.run()
     assert "are not numbered one by one" in trades.status()["problem"]
+
+
+async def test_an_exchange_under_maintenance_is_named_beside_its_trades(
+    exchange: FakeExchange, trades: LiveTrades
+) -> None:
+    exchange.system_status, exchange.follows_clock = 1, True
+    await until(lambda: trades.status()["exchange_problem"] != "")
+    assert "maintenance" in trades.status()["exchange_problem"]
+    assert trades.status()["problem"] == ""
