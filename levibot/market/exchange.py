@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+import weakref
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -54,6 +55,8 @@ class ExchangeSource:
             exchange_id, clock, base_url=base_url, timeout_s=timeout_s, attempts=attempts
         )
         self._thread = _LoopThread(f"exchange {exchange_id}")
+        # Commands end without closing their source; its connections end in order all the same.
+        self._end = weakref.finalize(self, self._thread.end, self._client.close)
         self._timeframe = next((name for name, length in INTERVALS.items() if length == interval), "")
         if self._timeframe not in self._client.timeframes:
             raise UsageError(f"The exchange {exchange_id} has no bars of {interval}.", hint="Take 1h.")
@@ -72,8 +75,8 @@ class ExchangeSource:
         return self._symbols
 
     def close(self) -> None:
-        """Close the connections."""
-        self._thread.end(self._client.close)
+        """Close the connections, for good."""
+        self._end()
 
     def extent(self) -> tuple[datetime, datetime | None]:
         """The oldest bar's open over all symbols, without end. One request a symbol."""
@@ -133,33 +136,56 @@ class _LoopThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._has_ended = False
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, awaited in the loop. Not to be called from the loop itself."""
-        return asyncio.run_coroutine_threadsafe(work, self._begun()).result()
+        """The result of `work`, awaited in the loop. Not to be called from the loop itself.
 
-    def end(self, closing: Any) -> None:
-        """Await `closing()` in the loop and end it; nothing happens if it never began."""
+        Raises UsageError after the end.
+        """
+        loop = self._begun()
+        if loop is None:
+            work.close()
+            raise UsageError(f"The source {self._name} is closed.", hint="Open another one.")
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    def end(self, closing: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await `closing()` in the loop, if it ever began, and end it. A second end does nothing."""
         with self._lock:
+            self._has_ended = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
-        try:
-            asyncio.run_coroutine_threadsafe(closing(), loop).result()
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
 
-    def _begun(self) -> asyncio.AbstractEventLoop:
+        async def close_and_stop() -> None:
+            try:
+                await closing()
+            finally:
+                loop.stop()
+
+        asyncio.run_coroutine_threadsafe(close_and_stop(), loop)
+        # A source may be collected in any thread, in its own too.
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def _begun(self) -> asyncio.AbstractEventLoop | None:
         with self._lock:
-            if self._loop is None:
+            if self._loop is None and not self._has_ended:
                 self._loop = asyncio.new_event_loop()
-                # A daemon: a process that forgot to close its source must still end.
-                self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
+                # A daemon, so that the end of the process need not wait for it: `weakref.finalize` ends it.
+                self._thread = threading.Thread(
+                    target=_run_until_stopped, args=(self._loop,), name=self._name, daemon=True
+                )
                 self._thread.start()
             return self._loop
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

@@ -88,11 +88,6 @@ class ExchangeClient:
         self._loading = asyncio.Lock()
 
     @property
-    def circuit_state(self) -> str:
-        """closed, half-open or opened."""
-        return self._guard.state
-
-    @property
     def timeframes(self) -> frozenset[str]:
         """The intervals of which the exchange has bars, like 1h."""
         return frozenset(self._wire.timeframes or ())

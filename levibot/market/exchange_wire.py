@@ -101,7 +101,7 @@ def network_error(reason: str) -> Exception:
 def _unavailable(exchange_id: str, why: str, retry_after_s: float | None = None) -> SourceUnavailable:
     return SourceUnavailable(
         f"The exchange {exchange_id} does not answer ({why}).",
-        hint="It is tried again at the next bar; look at the network and at the exchange's status page.",
+        hint="It is tried again later; look at the network and at the exchange's status page.",
         retry_after_s=retry_after_s,
     )
 

@@ -76,11 +76,6 @@ class HttpClient:
             metrics=metrics,
         )
 
-    @property
-    def circuit_state(self) -> str:
-        """closed, half-open or opened."""
-        return self._guard.state
-
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -204,3 +208,39 @@ def test_recorded_answers_read_as_the_recorded_bars(source: ExchangeSource, serv
     assert len(live) == len(json.loads(body))
     for field in ("ts", *FIELDS):
         assert np.array_equal(getattr(live, field), getattr(recorded, field)[rows])
+
+
+def test_threads_may_ask_at_the_same_time(source: ExchangeSource, server: FakeExchange) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(source.bars, "BTCUSDT", MARKET_START, END) for _ in range(4)]
+        assert all(np.array_equal(answer.result().ts, MARKET.ts) for answer in asked)
+    assert server.requests.count("/api/v3/exchangeInfo") == 1
+
+
+async def test_it_may_be_asked_from_a_thread_of_a_running_loop(source: ExchangeSource) -> None:
+    bars = await asyncio.to_thread(source.bars, "BTCUSDT", MARKET_START, MARKET_START + 5 * HOUR)
+    assert len(bars) == 5
+
+
+def test_a_closed_source_says_so(source: ExchangeSource) -> None:
+    for _ in range(2):
+        source.close()
+        with pytest.raises(UsageError, match="exchange binance is closed"):
+            source.bars("BTCUSDT", MARKET_START, MARKET_START + 5 * HOUR)
+
+
+def test_a_process_that_forgets_its_source_ends_in_silence(server: FakeExchange) -> None:
+    script = f"""
+from datetime import UTC, datetime, timedelta
+from levibot.clock import SystemClock
+from levibot.market.exchange import ExchangeSource
+hour, url = timedelta(hours=1), {server.url!r}
+for _ in range(2):
+    source = ExchangeSource("binance", ("BTCUSDT",), hour, SystemClock(), base_url=url)
+    start = datetime.fromisoformat({MARKET_START.isoformat()!r})
+    print(len(source.bars("BTCUSDT", start, start + 5 * hour)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["5", "5"], "")

@@ -235,10 +235,14 @@ async def test_repeated_and_disordered_trades_come_once_in_order(
 async def test_a_frame_that_is_no_trade_loses_nothing(
     feed_of: Open, exchange: FakeExchange, frame: str
 ) -> None:
-    async with consuming(feed_of(), exchange) as consumer:
+    # The silence of a reader that died would be noticed too, but not as soon as here.
+    async with consuming(feed_of(silence_s=60.0), exchange) as consumer:
         await in_thread(exchange.trade, "BTCUSDT", 2)
         await consumer.until("BTCUSDT", FIRST_TRADE_ID + 1)
         await in_thread(exchange.send_raw, frame)
+        if "aggTrade" in frame:
+            # Something was meant by it: the connection is not trusted any more.
+            await subscription(exchange, 2)
         await in_thread(exchange.trade, "BTCUSDT", 2)
         await consumer.until("BTCUSDT", FIRST_TRADE_ID + 3)
         assert consumer.ids("BTCUSDT") == dense(FIRST_TRADE_ID, FIRST_TRADE_ID + 3)
@@ -262,6 +266,40 @@ async def test_a_slow_consumer_loses_nothing_and_holds_little(feed_of: Open, exc
         status = consumer.feed.status()
         assert status.n_filled >= 480
         assert status.n_reconnects == 0
+
+
+async def test_a_cut_behind_a_slow_consumers_back_is_noticed(feed_of: Open, exchange: FakeExchange) -> None:
+    async with consuming(feed_of(silence_s=60.0), exchange) as consumer:
+        await in_thread(exchange.trade, "BTCUSDT", 1)
+        await consumer.until("BTCUSDT", FIRST_TRADE_ID)
+        consumer.may_take.clear()
+        await in_thread(exchange.trade, "BTCUSDT", 1)
+        await consumer.until("BTCUSDT", FIRST_TRADE_ID + 1)
+        await in_thread(exchange.drop)
+        await eventually(lambda: exchange.subscribed("BTCUSDT") == 0)
+        await in_thread(exchange.trade, "BTCUSDT", 5)
+        consumer.may_take.set()
+        await consumer.until("BTCUSDT", FIRST_TRADE_ID + 6)
+        assert consumer.ids("BTCUSDT") == dense(FIRST_TRADE_ID, FIRST_TRADE_ID + 6)
+        await subscription(exchange, 2)
+        assert consumer.feed.status().n_reconnects == 1
+
+
+async def test_an_id_that_rest_never_has_ends_the_connection_not_the_feed(
+    feed_of: Open, exchange: FakeExchange
+) -> None:
+    async with consuming(feed_of(silence_s=60.0), exchange) as consumer:
+        await in_thread(exchange.trade, "BTCUSDT", 2)
+        await consumer.until("BTCUSDT", FIRST_TRADE_ID + 1)
+        asked = len(exchange.requests)
+        wrong = dict(exchange.trades["BTCUSDT"][-1], a=FIRST_TRADE_ID + 1000)
+        await in_thread(exchange.push, "BTCUSDT", [wrong])
+        await subscription(exchange, 2)
+        # Six tries for the gap, and two to find out where to go on.
+        assert len(exchange.requests) - asked == 8
+        await in_thread(exchange.trade, "BTCUSDT", 1)
+        await consumer.until("BTCUSDT", FIRST_TRADE_ID + 2)
+        assert consumer.ids("BTCUSDT") == dense(FIRST_TRADE_ID, FIRST_TRADE_ID + 2)
 
 
 async def test_trades_wait_for_rest_to_catch_up_with_the_stream(
