@@ -13,6 +13,7 @@ from levibot.stores.capabilities import Capabilities, ServerCapabilities
 from levibot.stores.durable import check_durable, write_durably
 from levibot.stores.redis import ask, open_redis
 from tests.servers.debian_redis import LOOPBACK, RedisNode, RedisPrograms
+from tests.servers.sentinel import OPS
 
 pytestmark = pytest.mark.stores
 
@@ -118,6 +119,17 @@ async def test_a_server_that_evicts_is_refused_for_what_must_be_kept(node: Redis
     # Without a limit there is nothing to make room for.
     await ask("change the limit", client.config_set("maxmemory", 0))
     await check_durable(client)
+    await client.aclose()
+
+
+async def test_the_cache_of_ops_makes_room_and_is_refused_for_what_must_be_kept(node: RedisNode) -> None:
+    node.config = f'include "{OPS / "cache.conf"}"\nmaxmemory 4mb\n'
+    node.start()
+    client = open_redis(node.url, timeout_s=2.0)
+    await fill(client)
+    assert (await client.info("stats"))["evicted_keys"] > 0
+    with pytest.raises(SettingsError, match="evicts: maxmemory-policy is allkeys-lfu"):
+        await check_durable(client)
     await client.aclose()
 
 
