@@ -141,6 +141,15 @@ async def test_a_durable_write_gives_the_answers_of_its_commands(client: Redis) 
     assert await write_durably(client, "write", queue) == [0, 2]
 
 
+async def test_a_durable_write_may_be_a_script_that_the_server_has_forgotten(client: Redis) -> None:
+    push = client.register_script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+    await client.delete("scripted")
+    for length in (1, 2):
+        answers = await write_durably(client, "push", lambda pipe: push(["scripted"], ["x"], client=pipe))
+        assert answers == [length]
+        await client.script_flush()
+
+
 async def test_a_durable_write_without_its_replica_is_not_acknowledged(client: Redis) -> None:
     with pytest.raises(StoreUnavailable, match=r"0 of 1 replicas confirmed it within 0\.1 s"):
         await write_durably(client, "write", lambda pipe: pipe.set("x", 1), replicas=1, confirm_s=0.1)
