@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ async def write_durably(
 ) -> list[Any]:
     """Send what `queue` puts into a pipeline; return the answers once replicas hold the writes.
 
+    queue: gets the pipeline; a registered script is called with `client=pipe`.
     replicas: how many must confirm; None means one behind Sentinels and none for a single server. Behind
     Sentinels a write that returns survives the loss of any one node, also of a primary that was frozen
     or cut off meanwhile; on a single server it survives the death of the process.
@@ -34,7 +36,9 @@ async def write_durably(
     wanted = int(has_replicas(client)) if replicas is None else replicas
     # No transaction: inside one, WAIT returns at once.
     async with client.pipeline(transaction=False) as pipe:
-        queue(pipe)
+        queued = queue(pipe)
+        if inspect.isawaitable(queued):
+            await queued
         if wanted:
             pipe.execute_command("WAIT", wanted, round(confirm_s * 1000))
         with translated(what):

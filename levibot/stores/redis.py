@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, OutOfMemoryError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -88,7 +94,8 @@ def translated(what: str) -> Iterator[None]:
         raise StoreError(
             f"Redis refused the login ({what}): {_text(exc)}.", hint="Correct user and password of its URL."
         ) from exc
-    except (RedisConnectionError, RedisTimeoutError) as exc:
+    except (RedisConnectionError, RedisTimeoutError, NoScriptError) as exc:
+        # A script is unknown where the server was replaced between its upload and its call.
         raise StoreUnavailable(f"Redis did not answer ({what}): {_text(exc)}.") from exc
     except OutOfMemoryError as exc:
         raise StoreError(

@@ -13,6 +13,7 @@ from levibot.stores.capabilities import Capabilities, ServerCapabilities
 from levibot.stores.durable import check_durable, write_durably
 from levibot.stores.redis import ask, open_redis
 from tests.servers.debian_redis import LOOPBACK, RedisNode, RedisPrograms
+from tests.servers.sentinel import OPS
 
 pytestmark = pytest.mark.stores
 
@@ -121,12 +122,32 @@ async def test_a_server_that_evicts_is_refused_for_what_must_be_kept(node: Redis
     await client.aclose()
 
 
+async def test_the_cache_of_ops_makes_room_and_is_refused_for_what_must_be_kept(node: RedisNode) -> None:
+    node.config = f'include "{OPS / "cache.conf"}"\nmaxmemory 4mb\n'
+    node.start()
+    client = open_redis(node.url, timeout_s=2.0)
+    await fill(client)
+    assert (await client.info("stats"))["evicted_keys"] > 0
+    with pytest.raises(SettingsError, match="evicts: maxmemory-policy is allkeys-lfu"):
+        await check_durable(client)
+    await client.aclose()
+
+
 async def test_a_durable_write_gives_the_answers_of_its_commands(client: Redis) -> None:
     def queue(pipe: Redis) -> None:
         pipe.delete("letters")
         pipe.rpush("letters", "a", "b")
 
     assert await write_durably(client, "write", queue) == [0, 2]
+
+
+async def test_a_durable_write_may_be_a_script_that_the_server_has_forgotten(client: Redis) -> None:
+    push = client.register_script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+    await client.delete("scripted")
+    for length in (1, 2):
+        answers = await write_durably(client, "push", lambda pipe: push(["scripted"], ["x"], client=pipe))
+        assert answers == [length]
+        await client.script_flush()
 
 
 async def test_a_durable_write_without_its_replica_is_not_acknowledged(client: Redis) -> None:

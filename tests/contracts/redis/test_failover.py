@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from levibot.errors import StoreError, StoreUnavailable
 from levibot.stores.durable import check_durable, write_durably
+from levibot.stores.rate_limiter import Limit, RateLimiter, WhenAway
 from levibot.stores.redis import ask, open_redis
 from tests.servers.debian_redis import RedisNode, RedisPrograms
 from tests.servers.sentinel import RedisGroup
@@ -155,11 +156,18 @@ async def test_a_frozen_primary_costs_seconds_and_takes_no_writes_when_it_return
 async def test_a_primary_that_is_back_before_it_is_missed_has_every_acknowledged_write(
     group: RedisGroup, writers: Writers
 ) -> None:
+    client = open_redis(group.url, timeout_s=2.0)
+    limiter = RateLimiter(client, "failover", Limit(2, 1, 3600), when_away=WhenAway.REFUSE)
+    assert (await limiter.take("caller")).remaining == 1
     primary = group.primary()
     primary.kill()
     await asyncio.to_thread(primary.start)
     await asyncio.wait_for(writers.all_wrote_since(time.monotonic()), SILENCE_S)
     await writers.stop()
+    # A script that the server has forgotten is sent again, and the count goes on.
+    again = await limiter.decide("caller")
+    assert (again.allowed, again.remaining, again.is_fallback) == (True, 0, False)
+    await client.aclose()
     assert await writers.lost(group.url) == []
 
 
