@@ -41,6 +41,16 @@ end
 return n
 """
 
+# KEYS: the queue, the consumers. ARGV: the prefix of the keys of what is taken.
+# Returns how many letters there are, in the queue and in hands. In one step: letters move meanwhile.
+COUNT = """
+local n = redis.call('LLEN', KEYS[1])
+for _, consumer in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  n = n + redis.call('LLEN', ARGV[1] .. consumer)
+end
+return n
+"""
+
 # KEYS: the queue. ARGV: the index, the letter there, the letter instead. Returns 1, or 0 when it has moved.
 REPLACE = """
 if redis.call('LINDEX', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end

@@ -28,7 +28,7 @@ from redis.asyncio import Redis
 
 from levibot.clock import Clock, SystemClock
 from levibot.errors import DataError, LeviBotError, StoreError, UsageError
-from levibot.resilience.dead_letter_scripts import GIVE_BACK, PUSH, RECOVER, REPLACE, TAKE
+from levibot.resilience.dead_letter_scripts import COUNT, GIVE_BACK, PUSH, RECOVER, REPLACE, TAKE
 from levibot.stores.redis import ask, translated
 from levibot.telemetry.metrics import DEFAULT, Metrics
 
@@ -110,6 +110,7 @@ class DeadLetters:
         self._give_back = client.register_script(GIVE_BACK)
         self._recover = client.register_script(RECOVER)
         self._replace = client.register_script(REPLACE)
+        self._count = client.register_script(COUNT)
 
     async def send(
         self, queue: str, message: Any, *, error: str, attempts: int, trace_id: str = ""
@@ -144,13 +145,16 @@ class DeadLetters:
 
     async def queues(self) -> dict[str, int]:
         """How many letters each queue holds, those in a consumer's hands included."""
-        counts: dict[str, int] = {}
         with translated("count dead letters"):
-            async for key in self._client.scan_iter(match="dlq:*", count=1000):
-                _, queue, *rest = key.decode().split(":")
-                if not rest or rest[0] == "taken":
-                    counts[queue] = counts.get(queue, 0) + await self._client.llen(key)
-        return dict(sorted(counts.items()))
+            keys = [key async for key in self._client.scan_iter(match="dlq:*", count=1000)]
+        # A queue whose last letter is in hands has no list, but consumers.
+        names = sorted({key.decode().split(":")[1] for key in keys})
+        counts = {name: await self._count_letters(name) for name in names}
+        return {name: n for name, n in counts.items() if n}
+
+    async def _count_letters(self, queue: str) -> int:
+        keys = [_key(queue), _consumers(queue)]
+        return int(await ask("count dead letters", self._count(keys, [_taken(queue)])))
 
     async def read(self, queue: str, limit: int = PAGE) -> list[DeadLetter]:
         """The oldest letters of a queue that are in nobody's hands."""

@@ -12,7 +12,6 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +119,8 @@ class Idempotency:
 
     async def _do(self, key: str, token: int, operation: Operation) -> str | None:
         """The stored result; None when a newer claim has overtaken this one."""
-        holding = asyncio.create_task(self._keep_hold(key, token))
+        has_ended = asyncio.Event()
+        holding = asyncio.create_task(self._keep_hold(key, token, has_ended))
         try:
             result = _to_text(key, await operation(token))
         except BaseException:
@@ -128,9 +128,10 @@ class Idempotency:
             await asyncio.shield(self._give_up(key, token))
             raise
         finally:
+            # Not by the cancellation alone: one can be lost inside the client, where it meets a time-out.
+            has_ended.set()
             holding.cancel()
-            with suppress(asyncio.CancelledError):
-                await holding
+            await asyncio.wait({holding}, timeout=self._lease_s)
         try:
             is_stored = await self._storing.call(self._store, key, token, result)
         except StoreError as exc:
@@ -144,9 +145,11 @@ class Idempotency:
         arguments: list[str | int] = [token, result, self._ttl_ms]
         return bool(await ask("store an idempotent result", self._finish([_key(key)], arguments)))
 
-    async def _keep_hold(self, key: str, token: int) -> None:
+    async def _keep_hold(self, key: str, token: int, has_ended: asyncio.Event) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 3)
+            if has_ended.is_set():
+                return
             try:
                 lease_ms = round(self._lease_s * 1000)
                 if not await ask("renew a claim", self._hold([_key(key)], [token, lease_ms])):
