@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import numpy as np
 
 from levibot.errors import DataError
 from levibot.market.tick_bars import FIELDS, TickBars
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_deadline import Deadline
+from levibot.stores.snapshot import one_snapshot
 
 # New trades to one transaction. Where every trade is alone in its second, each makes two rows.
 STEP_TICKS = 25_000
@@ -76,8 +78,9 @@ class TickRollup:
         query = _READ.format(columns=", ".join(FIELDS), view=_view(interval))
 
         async def body(db: Any, _: Deadline) -> Sequence[Any]:
-            rows: Sequence[Any] = await db.fetch(query, market_id, symbol, start, end)
-            return rows
+            async with one_snapshot(db):
+                rows: Sequence[Any] = await db.fetch(query, market_id, symbol, start, end)
+                return rows
 
         return _bars(symbol, interval, await self._client.read("read_tick_bars", body, allows_lag=allows_lag))
 
@@ -94,8 +97,17 @@ class TickRollup:
                 self._is_timescale = await db.fetchval("SELECT to_regclass('tick_m1s_rows') IS NULL")
             if self._is_timescale:
                 return await _refresh_late(db)
-            n: int = await db.fetchval("SELECT tick_roll_up($1)", STEP_TICKS)
-            return n
+            try:
+                async with db.transaction():
+                    n: int = await db.fetchval("SELECT tick_roll_up($1)", STEP_TICKS)
+                    return n
+            except asyncpg.LockNotAvailableError:
+                raise
+            except asyncpg.ObjectNotInPrerequisiteStateError:
+                pass  # the first trades of a new week
+        async with self._client.connection("make_partitions") as (db, _):
+            await db.execute("SELECT tick_roll_up_prepares()")
+        return await self._step()
 
 
 async def _refresh_late(db: Any) -> int:

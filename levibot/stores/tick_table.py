@@ -17,6 +17,7 @@ from levibot.market.ticks import COLUMNS, Ticks, check_ticks, joined
 from levibot.stores import tick_rows
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_deadline import Deadline
+from levibot.stores.snapshot import one_snapshot
 
 # One COPY at most: it ends well before the server would cancel it.
 COPY_ROWS = 50_000
@@ -25,6 +26,8 @@ PATIENCE_S = 20.0
 LOCK_WAIT_MS = 1_000
 # A day of a busy symbol is more than what a statement may usually take.
 HISTORY_LIMIT_S = 120.0
+# How many hours are remembered to have a partition.
+MOST_HOURS = 10_000
 # A mark is rolled up whole, so it is no larger than a step of the roll-up may be.
 MARK_TICKS = 10_000
 # Ranges of a mark with less than this between them become one: a second without trades costs nothing.
@@ -63,11 +66,12 @@ class Marks:
 class TickTable:
     """Trades by market, symbol and the exchange's trade id. A trade never changes: its first writer wins.
 
-    State: none beside the client's pool. Errors as in `TickStore`.
+    State: the hours that are known to have a partition. Errors as in `TickStore`.
     """
 
     def __init__(self, client: PostgresClient) -> None:
         self._client = client
+        self._prepared: set[datetime] = set()
 
     async def write(self, market_id: str, ticks: Iterable[Ticks]) -> int:
         """Add trades of any number of symbols, in any order, all or none; returns how many were new.
@@ -84,20 +88,23 @@ class TickTable:
         batch = [joined(pieces[symbol]).distinct() for symbol in sorted(pieces)]
         if not batch:
             return 0
+        hours = tick_rows.instants(np.unique(np.concatenate([_floored(part.ts, "h") for part in batch])))
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PATIENCE_S
-        async with self._client.connection("write_ticks") as (db, deadline):
-            while True:
+        while True:
+            if not self._prepared.issuperset(hours):
+                await self._prepare(hours)
+            async with self._client.connection("write_ticks") as (db, deadline):
                 try:
                     async with db.transaction():
-                        return await self._add(db, deadline, market_id, batch)
-                except asyncpg.LockNotAvailableError as exc:
-                    # The server lives and somebody else has the locks: no reason to call it silent.
-                    deadline.extend()
+                        return await self._add(db, deadline, market_id, batch, hours)
+                except asyncpg.ObjectNotInPrerequisiteStateError as exc:
+                    # Another writer has the locks, or a partition was dropped since: both pass.
+                    self._prepared.clear()
                     if loop.time() > give_up_at:
+                        symbols = ", ".join(part.symbol for part in batch)
                         raise StoreUnavailable(
-                            f"Trades of {', '.join(part.symbol for part in batch)} have been locked by "
-                            f"another writer for {PATIENCE_S:g} s.",
+                            f"Trades of {symbols} have been in use by others for {PATIENCE_S:g} s: {exc}.",
                             hint="Write in smaller batches.",
                         ) from exc
 
@@ -113,25 +120,36 @@ class TickTable:
         """The trades in [start, end), in the order of (ts, trade_id). allows_lag: a replica may answer."""
 
         async def body(db: Any, deadline: Deadline) -> bytearray:
-            return await _copy_out(db, deadline, _RANGE, market_id, symbol, start, end)
+            async with one_snapshot(db):
+                return await _copy_out(db, deadline, _RANGE, market_id, symbol, start, end)
 
         received = await self._client.read("read_ticks", body, limit_s=HISTORY_LIMIT_S, allows_lag=allows_lag)
         return tick_rows.decode(symbol, received)
 
     async def last(self, market_id: str, symbols: Sequence[str]) -> dict[str, tuple[datetime, int]]:
         """When the newest trade was, and its id; a symbol without trades has no entry."""
-        async with self._client.connection("last_ticks") as (db, _):
+        async with self._client.connection("last_ticks") as (db, _), one_snapshot(db):
             rows = await db.fetch(_LAST, market_id, list(symbols))
         return {row["symbol"]: (row["ts"], row["trade_id"]) for row in rows}
 
-    async def _add(self, db: Any, deadline: Deadline, market_id: str, batch: Sequence[Ticks]) -> int:
+    async def _prepare(self, hours: Sequence[datetime]) -> None:
+        # In a transaction of its own, which has ended before anybody can see the rows.
+        async with self._client.connection("make_partitions") as (db, _):
+            await db.execute("SELECT tick_write_prepares($1::timestamptz[])", hours)
+        if len(self._prepared) > MOST_HOURS:
+            self._prepared.clear()
+        self._prepared.update(hours)
+
+    async def _add(
+        self, db: Any, deadline: Deadline, market_id: str, batch: Sequence[Ticks], hours: Sequence[datetime]
+    ) -> int:
         rows = await db.fetch(
             _BEGIN,
             market_id,
             [part.symbol for part in batch],
             [int(part.trade_id.min()) for part in batch],
             [int(part.trade_id.max()) for part in batch],
-            tick_rows.instants(np.unique(np.concatenate([_floored(part.ts, "h") for part in batch]))),
+            hours,
             LOCK_WAIT_MS,
         )
         deadline.extend()

@@ -22,6 +22,10 @@ CREATE TABLE time_partitions (
 
 -- Makes the partitions that the given hours need and that are not there; returns how many it made.
 -- Safe to call at once from several sessions. A partition that was dropped is made again.
+--
+-- Call it in a transaction of its own, before the one that writes: a query that was planned before a partition was
+-- attached does not read it. For the same reason a reader who must miss nothing reads in one snapshot (repeatable
+-- read), which is taken before the plan.
 CREATE FUNCTION make_time_partitions(of_table text, hours timestamptz[]) RETURNS integer
 LANGUAGE plpgsql SET timezone = 'UTC' AS $$
 DECLARE

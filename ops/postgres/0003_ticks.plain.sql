@@ -54,15 +54,16 @@ INSERT INTO time_tables VALUES
     ('tick_m1s_rows', '7 days', '90 days', 1),
     ('tick_m5s_rows', '28 days', '2 years', 1);
 
--- The 1 s bars of a range, from its ticks. The one formula, of the roll-up and of the view.
-CREATE FUNCTION tick_bars(of_market text, of_symbol text, from_ts timestamptz, to_ts timestamptz)
-RETURNS TABLE (
+-- The bars of a range, from its ticks. The one formula, of the roll-up and of the views.
+CREATE FUNCTION tick_bars(
+    every interval, of_market text, of_symbol text, from_ts timestamptz, to_ts timestamptz
+) RETURNS TABLE (
     ts timestamptz, open float8, high float8, low float8, close float8,
     volume float8, vwap float8, n_ticks bigint, notional float8
 )
 LANGUAGE sql STABLE AS $$
     SELECT
-        date_bin('1 second', t.ts, 'epoch'),
+        date_bin(every, t.ts, 'epoch'),
         (array_agg(t.price ORDER BY t.ts, t.trade_id))[1],
         max(t.price),
         min(t.price),
@@ -88,9 +89,9 @@ WHERE m.spans IS NULL OR NOT r.ts <@ m.spans
 UNION ALL
 SELECT s.market_id, s.symbol, b.*
 FROM (SELECT market_id, symbol, unnest(spans) AS span FROM marked) s,
-    LATERAL tick_bars(s.market_id, s.symbol, lower(s.span), upper(s.span)) b;
+    LATERAL tick_bars('1 second', s.market_id, s.symbol, lower(s.span), upper(s.span)) b;
 
--- The 5 s bars of a range (whole 5 s), from 1 s bars.
+-- The rest from the ticks here too: it is a few seconds, and no bar of 1 s in it need be stored yet.
 CREATE VIEW tick_m5s AS
 WITH marked AS (
     SELECT market_id, symbol, range_agg(tstzrange(
@@ -103,32 +104,36 @@ SELECT r.market_id, r.symbol, r.ts, r.open, r.high, r.low, r.close, r.volume, r.
 FROM tick_m5s_rows r LEFT JOIN marked m ON m.market_id = r.market_id AND m.symbol = r.symbol
 WHERE m.spans IS NULL OR NOT r.ts <@ m.spans
 UNION ALL
-SELECT
-    b.market_id,
-    b.symbol,
-    date_bin('5 seconds', b.ts, 'epoch'),
-    (array_agg(b.open ORDER BY b.ts))[1],
-    max(b.high),
-    min(b.low),
-    (array_agg(b.close ORDER BY b.ts))[count(*)],
-    sum(b.volume),
-    sum(b.notional) / sum(b.volume),
-    sum(b.n_ticks)::bigint,
-    sum(b.notional)
-FROM (SELECT market_id, symbol, unnest(spans) AS span FROM marked) s
-JOIN tick_m1s b ON b.market_id = s.market_id AND b.symbol = s.symbol
-    AND b.ts >= lower(s.span) AND b.ts < upper(s.span)
-GROUP BY 1, 2, 3;
+SELECT s.market_id, s.symbol, b.*
+FROM (SELECT market_id, symbol, unnest(spans) AS span FROM marked) s,
+    LATERAL tick_bars('5 seconds', s.market_id, s.symbol, lower(s.span), upper(s.span)) b;
+
+-- Makes room for the trades of these hours, in a transaction of its own. Refuses trades of a partition that
+-- retention has dropped: their bars could not be computed again.
+CREATE FUNCTION tick_write_prepares(hours timestamptz[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    gone timestamptz;
+BEGIN
+    SELECT min(h) INTO gone FROM unnest(hours) h WHERE EXISTS (
+        SELECT FROM time_partitions p
+        WHERE p.table_name = 'ticks' AND p.lower_ts <= h AND h < p.upper_ts AND p.dropped_at IS NOT NULL
+    );
+    IF gone IS NOT NULL THEN
+        RAISE EXCEPTION 'the ticks of % and around are older than ticks are kept, and were dropped', gone
+            USING ERRCODE = 'check_violation';
+    END IF;
+    PERFORM make_time_partitions('ticks', hours);
+END
+$$;
 
 -- Opens a write of trades, inside its transaction: from here to its end no other session writes trades of these
--- symbols, and no partition is dropped. Refuses trades of a partition that retention has dropped: their bars
--- could not be computed again. Returns the symbols that may have some of the trades already. A lock that it
+-- symbols, and no partition is dropped. An error (55000) where a partition is missing. Returns the symbols that may have some of the trades already. A lock that it
 -- does not get within `wait_ms` is an error.
 CREATE FUNCTION tick_write_begins(
     of_market text, symbols text[], first_ids bigint[], last_ids bigint[], hours timestamptz[], wait_ms integer
 ) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
-    gone timestamptz;
+    missing timestamptz;
 BEGIN
     -- Under the locks, each statement must see what the last holder committed.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -143,15 +148,14 @@ BEGIN
     PERFORM pg_advisory_xact_lock(k) FROM (
         SELECT DISTINCT hashtextextended(of_market || '/' || s, 0) AS k FROM unnest(symbols) s ORDER BY k
     ) keys;
-    SELECT min(h) INTO gone FROM unnest(hours) h WHERE EXISTS (
+    SELECT min(h) INTO missing FROM unnest(hours) h WHERE NOT EXISTS (
         SELECT FROM time_partitions p
-        WHERE p.table_name = 'ticks' AND p.lower_ts <= h AND h < p.upper_ts AND p.dropped_at IS NOT NULL
+        WHERE p.table_name = 'ticks' AND p.lower_ts <= h AND h < p.upper_ts AND p.dropped_at IS NULL
     );
-    IF gone IS NOT NULL THEN
-        RAISE EXCEPTION 'the ticks of % and around are older than ticks are kept, and were dropped', gone
-            USING ERRCODE = 'check_violation';
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'the ticks of % have no partition', missing
+            USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    PERFORM make_time_partitions('ticks', hours);
     RETURN QUERY
     SELECT w.symbol FROM unnest(symbols, first_ids, last_ids) AS w (symbol, first_id, last_id),
         LATERAL (
@@ -171,8 +175,18 @@ CREATE FUNCTION tick_write_ends(
     SELECT of_market, w.* FROM unnest(symbols, lowers, uppers, counts) AS w
 $$;
 
--- Computes the bars of marked ranges again, oldest marks first, until these hold `max_ticks` new trades.
--- Returns how many marks it did; 0 when there are none, or another session is at it.
+-- Makes room for the bars of the oldest marks, in a transaction of its own.
+CREATE FUNCTION tick_roll_up_prepares() RETURNS void LANGUAGE sql AS $$
+    SELECT make_time_partitions(name, hours) FROM (
+        SELECT array_agg(DISTINCT h) AS hours
+        FROM (SELECT lower_ts, upper_ts FROM tick_marks ORDER BY id LIMIT 5000) oldest,
+            generate_series(date_bin('1 hour', lower_ts, 'epoch'), upper_ts - interval '1 us', interval '1 hour') h
+    ) touched, unnest(ARRAY['tick_m1s_rows', 'tick_m5s_rows']) name
+    WHERE hours IS NOT NULL
+$$;
+
+-- Computes the bars of marked ranges again, oldest marks first, until these hold `max_ticks` new trades. An error
+-- (55000) where a partition is missing. Returns how many marks it did; 0 when there are none, or another session is at it.
 CREATE FUNCTION tick_roll_up(max_ticks bigint) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     markets text[];
@@ -202,14 +216,21 @@ BEGIN
     IF n_done = 0 THEN
         RETURN 0;
     END IF;
-    PERFORM make_time_partitions(name, hours) FROM (
-        SELECT array_agg(DISTINCT h) AS hours FROM unnest(lowers, uppers) AS w (l, u),
+    IF EXISTS (
+        SELECT FROM unnest(lowers, uppers) AS w (l, u),
+            unnest(ARRAY['tick_m1s_rows', 'tick_m5s_rows']) name,
             generate_series(date_bin('1 hour', l, 'epoch'), u - interval '1 us', interval '1 hour') h
-    ) touched, unnest(ARRAY['tick_m1s_rows', 'tick_m5s_rows']) name;
+        WHERE NOT EXISTS (
+            SELECT FROM time_partitions p
+            WHERE p.table_name = name AND p.lower_ts <= h AND h < p.upper_ts AND p.dropped_at IS NULL
+        )
+    ) THEN
+        RAISE EXCEPTION 'a partition of bars is missing' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
 
     INSERT INTO tick_m1s_rows
     SELECT w.m, w.s, b.* FROM unnest(markets, symbols, lowers, uppers) AS w (m, s, l, u),
-        LATERAL tick_bars(w.m, w.s, w.l, w.u) b
+        LATERAL tick_bars('1 second', w.m, w.s, w.l, w.u) b
     -- Ticks only ever come to be more, so a bar with as many as before is as before.
     ON CONFLICT (market_id, symbol, ts) DO UPDATE SET
         open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
@@ -218,18 +239,19 @@ BEGIN
     WHERE tick_m1s_rows.n_ticks <> excluded.n_ticks;
 
     INSERT INTO tick_m5s_rows
-    SELECT b.market_id, b.symbol, date_bin('5 seconds', b.ts, 'epoch'),
-        (array_agg(b.open ORDER BY b.ts))[1], max(b.high), min(b.low),
-        (array_agg(b.close ORDER BY b.ts))[count(*)],
-        sum(b.volume), sum(b.notional) / sum(b.volume), sum(b.n_ticks), sum(b.notional)
-    FROM (
+    SELECT w.m, w.s, b.* FROM (
         SELECT m, s, unnest(range_agg(tstzrange(
             date_bin('5 seconds', l, 'epoch'), date_bin('5 seconds', u + interval '4 seconds', 'epoch')
         ))) AS span FROM unnest(markets, symbols, lowers, uppers) AS w (m, s, l, u) GROUP BY m, s
-    ) w
-    JOIN tick_m1s_rows b ON b.market_id = w.m AND b.symbol = w.s
-        AND b.ts >= lower(w.span) AND b.ts < upper(w.span)
-    GROUP BY 1, 2, 3
+    ) w, LATERAL (
+        SELECT date_bin('5 seconds', r.ts, 'epoch'),
+            (array_agg(r.open ORDER BY r.ts))[1], max(r.high), min(r.low),
+            (array_agg(r.close ORDER BY r.ts))[count(*)],
+            sum(r.volume), sum(r.notional) / sum(r.volume), sum(r.n_ticks), sum(r.notional)
+        FROM tick_m1s_rows r
+        WHERE r.market_id = w.m AND r.symbol = w.s AND r.ts >= lower(w.span) AND r.ts < upper(w.span)
+        GROUP BY 1
+    ) b
     ON CONFLICT (market_id, symbol, ts) DO UPDATE SET
         open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
         volume = excluded.volume, vwap = excluded.vwap, n_ticks = excluded.n_ticks,

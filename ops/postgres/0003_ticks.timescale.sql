@@ -90,15 +90,26 @@ CALL add_columnstore_policy('tick_m5s', after => INTERVAL '28 days');
 SELECT add_retention_policy('tick_m1s', drop_after => INTERVAL '90 days');
 SELECT add_retention_policy('tick_m5s', drop_after => INTERVAL '2 years');
 
+-- Refuses trades that retention drops within a day: a bar that is refreshed after its trades are gone would go with
+-- them. Chunks are made by themselves.
+CREATE FUNCTION tick_write_prepares(hours timestamptz[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    gone timestamptz;
+BEGIN
+    SELECT min(h) INTO gone FROM unnest(hours) h WHERE h < now() - INTERVAL '29 days';
+    IF gone IS NOT NULL THEN
+        RAISE EXCEPTION 'the ticks of % and around are older than ticks are kept', gone
+            USING ERRCODE = 'check_violation';
+    END IF;
+END
+$$;
+
 -- Opens a write of trades, inside its transaction: from here to its end no other session writes trades of these
--- symbols. Refuses trades that retention drops within a day: a bar that is refreshed after its trades are gone
--- would go with them. Returns the symbols that may have some of the trades already. A lock that it does not get
+-- symbols. Returns the symbols that may have some of the trades already. A lock that it does not get
 -- within `wait_ms` is an error.
 CREATE FUNCTION tick_write_begins(
     of_market text, symbols text[], first_ids bigint[], last_ids bigint[], hours timestamptz[], wait_ms integer
 ) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-    gone timestamptz;
 BEGIN
     -- Under the locks, each statement must see what the last holder committed.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -112,11 +123,6 @@ BEGIN
     PERFORM pg_advisory_xact_lock(k) FROM (
         SELECT DISTINCT hashtextextended(of_market || '/' || s, 0) AS k FROM unnest(symbols) s ORDER BY k
     ) keys;
-    SELECT min(h) INTO gone FROM unnest(hours) h WHERE h < now() - INTERVAL '29 days';
-    IF gone IS NOT NULL THEN
-        RAISE EXCEPTION 'the ticks of % and around are older than ticks are kept', gone
-            USING ERRCODE = 'check_violation';
-    END IF;
     RETURN QUERY
     SELECT w.symbol FROM unnest(symbols, first_ids, last_ids) AS w (symbol, first_id, last_id),
         LATERAL (

@@ -84,7 +84,7 @@ async def test_a_writer_outwaits_a_lock_and_gives_up_on_one_that_stays(
     monkeypatch.setattr(tick_table, "PATIENCE_S", 0.5)
     async with other.transaction():
         await other.execute("SELECT pg_advisory_xact_lock(hashtextextended('m/AA', 0))")
-        with pytest.raises(StoreUnavailable, match="Trades of AA have been locked by another writer"):
+        with pytest.raises(StoreUnavailable, match="Trades of AA have been in use by others"):
             await tick_store.ticks.write("m", [ticks("AA", 5, first_id=100)])
     await other.close()
     assert len(await tick_store.ticks.read("m", "AA")) == 10

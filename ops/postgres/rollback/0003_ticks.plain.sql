@@ -2,11 +2,13 @@
 -- The trades and their bars are lost.
 DROP FUNCTION drop_time_partition(text, timestamptz);
 DROP FUNCTION tick_roll_up(bigint);
+DROP FUNCTION tick_roll_up_prepares();
 DROP FUNCTION tick_write_ends(text, text[], timestamptz[], timestamptz[], bigint[]);
 DROP FUNCTION tick_write_begins(text, text[], bigint[], bigint[], timestamptz[], integer);
+DROP FUNCTION tick_write_prepares(timestamptz[]);
 DROP VIEW tick_m5s;
 DROP VIEW tick_m1s;
-DROP FUNCTION tick_bars(text, text, timestamptz, timestamptz);
+DROP FUNCTION tick_bars(interval, text, text, timestamptz, timestamptz);
 DROP TABLE tick_m5s_rows;
 DROP TABLE tick_m1s_rows;
 DROP TABLE tick_marks;
