@@ -184,6 +184,7 @@ BOUNDARIES: Mapping[str, frozenset[str]] = {
             "levibot/stores/postgres_client.py",
             "levibot/stores/postgres_errors.py",
             "levibot/stores/postgres_pool.py",
+            "levibot/stores/rollup.py",
             "levibot/stores/tick_table.py",
         }
     ),
