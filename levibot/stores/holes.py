@@ -20,7 +20,7 @@ SELECT wanted.k::int4, pair.at, pair.next FROM unnest($2::text[], $4::timestampt
     SELECT ts AS at, lead(ts) OVER (ORDER BY ts) AS next FROM (
         SELECT ts FROM bars
         WHERE market_id = $1 AND symbol = wanted.symbol AND interval_s = $3
-            AND (wanted.since IS NULL OR ts >= wanted.since) AND ts < $5
+            AND ts >= coalesce(wanted.since, '-infinity') AND ts < $5
         ORDER BY ts LIMIT $6
     ) AS walked
 ) AS pair
