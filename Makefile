@@ -26,11 +26,11 @@ run: install ## start everything and serve signals (SOURCE=, MARKET=, SYMBOLS=, 
 		$(if $(SYMBOLS),--symbols $(SYMBOLS)) $(if $(EDGE),--edge $(EDGE)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(REPLAY_SPEED),--replay-speed $(REPLAY_SPEED))
 
-test: install ## run every test but the slow ones, with coverage of levibot/
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-fail-under=85
+test: install ## run every test but the slow ones and those on Debian's servers, with coverage of levibot/
+	$(BIN)/python -m pytest -m "not slow and not debian" --cov --cov-report=term --cov-fail-under=85
 
 test-fast: install ## run the tests that need no server
-	$(BIN)/python -m pytest -m "not slow and not stores and not ray and not system"
+	$(BIN)/python -m pytest -m "not slow and not stores and not ray and not system and not debian"
 
 test-stores: install ## install Debian's servers and run the contract suites on them too
 	.ci/debian-servers
