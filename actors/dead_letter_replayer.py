@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 
 import structlog
 from ray.actor import ActorHandle
@@ -13,8 +14,9 @@ from levibot.errors import LeviBotError, StoreUnavailable
 from levibot.resilience.dead_letters import DeadLetters, Handler, Handlers, Replayed
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
-from levibot.stores.embedded import endpoints
-from levibot.stores.redis import open_redis
+from levibot.stores.connect import open_durable
+from levibot.stores.query_profile import PROFILE
+from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
 
 NAME = "dead_letter_replayer"
@@ -41,6 +43,14 @@ class DeadLetterReplayer:
         self._problem = ""
         self._loop = asyncio.get_running_loop().create_task(self._run())
 
+    async def metrics(self) -> list[Family]:
+        """This process's metrics, for the page that shows all of them."""
+        return families()
+
+    async def slow_queries(self) -> list[dict[str, object]]:
+        """What this process's queries cost, most first."""
+        return [asdict(cost) for cost in PROFILE.top()]
+
     async def status(self) -> dict[str, object]:
         """How many letters it has delivered, by queue, and the problem that it has now, if any."""
         return {"delivered": dict(self._delivered), "problem": self._problem}
@@ -59,8 +69,7 @@ class DeadLetterReplayer:
 
     async def _follow(self) -> None:
         """Replay again and again until a problem comes up, which is raised."""
-        url = endpoints(self._settings).redis_url
-        client = open_redis(url, timeout_s=self._settings.store_timeout_s)
+        client = open_durable(self._settings)
         try:
             letters = DeadLetters(client)
             while True:

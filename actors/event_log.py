@@ -27,6 +27,7 @@ from levibot.stores.event_thread import EventThread
 from levibot.stores.event_writer import EventWriter
 from levibot.stores.events import Event, EventPage, EventQuery, EventStore, HourlyCount
 from levibot.stores.query_profile import PROFILE
+from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
 
 T = TypeVar("T")
@@ -85,6 +86,10 @@ class EventLog:
     async def status(self) -> dict[str, int | bool | str]:
         """What waits on disk, and why ClickHouse takes nothing, if it does not."""
         return await self._writer.status()
+
+    async def metrics(self) -> list[Family]:
+        """This process's metrics, for the page that shows all of them."""
+        return families()
 
     async def slow_queries(self) -> list[dict[str, Any]]:
         """What this process's queries cost, most first."""

@@ -26,6 +26,7 @@ from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.events import Event
 from levibot.stores.query_profile import PROFILE
+from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
 
 NAME = "market_feed"
@@ -79,6 +80,10 @@ class MarketFeed:
         newest = self._newest_close.isoformat() if self._newest_close else None
         status: dict[str, Any] = {"newest_close": newest, "problem": self._problem}
         return status if self._trades is None else status | {"trades": self._trades.status()}
+
+    async def metrics(self) -> list[Family]:
+        """This process's metrics, for the page that shows all of them."""
+        return families()
 
     async def slow_queries(self) -> list[dict[str, Any]]:
         """What this process's queries cost, most first."""

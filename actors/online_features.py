@@ -20,6 +20,7 @@ from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_online, open_ticks
 from levibot.stores.query_profile import PROFILE
+from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
 
 NAME = "online_features"
@@ -55,6 +56,10 @@ class OnlineFeatures:
         """The newest row's event time, and the problem that the actor has now, if any."""
         newest = self._newest.event_time.isoformat() if self._newest else None
         return {"event_time": newest, "problem": self._problem}
+
+    async def metrics(self) -> list[Family]:
+        """This process's metrics, for the page that shows all of them."""
+        return families()
 
     async def slow_queries(self) -> list[dict[str, Any]]:
         """What this process's queries cost, most first."""

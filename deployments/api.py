@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,11 +12,13 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from actors import event_log
+from actors.processes import Said
 from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
+from deployments.processes import Processes
 from deployments.router import Routed
 from deployments.schemas import QueryCostEntry, Readiness
-from deployments.slow_queries import SlowQueries
+from deployments.slow_queries import SHOWN, top_queries
 from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable, UnknownSymbol
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
@@ -24,6 +27,8 @@ from levibot.settings import Settings
 from levibot.stores.connect import open_online
 from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
+from levibot.stores.query_profile import PROFILE
+from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
 
 # How long a caller may wait for better than the last answer: twice this, then the circuit is open.
@@ -45,7 +50,7 @@ class Api:
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         self._last: dict[str, Signal] = {}
         self._events = event_log.Reader("api")
-        self._slow_queries = SlowQueries(router)
+        self._processes = Processes(router)
         # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
             "redis",
@@ -121,7 +126,13 @@ class Api:
 
     async def slow_queries(self) -> tuple[list[QueryCostEntry], dict[str, str]]:
         """The queries that took most time over all processes, and why a process said nothing of its own."""
-        return await self._slow_queries.top()
+        own = Said("api", [asdict(cost) for cost in PROFILE.top(SHOWN)])
+        return top_queries([own, *await self._processes.ask("slow_queries")])
+
+    async def metrics(self) -> dict[str, list[Family]]:
+        """The metrics of the other processes; one that does not answer has no entry."""
+        said = await self._processes.ask("metrics")
+        return {one.process: one.answer for one in said if one.answer is not None}
 
     async def _find(self, symbol: str) -> tuple[Signal, str, str]:
         """The newest signal there is, where it was found, and why there is none newer, where that is known.

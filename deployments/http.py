@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from deployments.errors import RETRY_AFTER_S, LimitBody, install_error_handlers, trace_id_of, unforeseen
 from deployments.schemas import (
@@ -29,6 +29,7 @@ from levibot import __version__
 from levibot.errors import UsageError
 from levibot.serving.answer import Answer
 from levibot.stores.events import EventCursor, EventPage, EventQuery
+from levibot.telemetry.exposition import Family, exposition
 from levibot.telemetry.metrics import FEATURE_STALENESS, HTTP_REQUESTS, HTTP_SECONDS
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -58,6 +59,10 @@ class Face(Protocol):
 
     async def events(self, query: EventQuery) -> EventPage:
         """A page of the events. Raises StoreUnavailable when the event log does not answer."""
+        ...
+
+    async def metrics(self) -> dict[str, list[Family]]:
+        """The metrics of the other processes; one that does not answer has no entry."""
         ...
 
     async def slow_queries(self) -> tuple[list[QueryCostEntry], dict[str, str]]:
@@ -158,12 +163,12 @@ def build_http(face: Face) -> FastAPI:
         headers = None if state.ready else {"retry-after": RETRY_AFTER_S}
         return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503, headers)
 
-    @http.get("/metrics", summary="Prometheus metrics of this replica", response_class=Response)
+    @http.get("/metrics", summary="Prometheus metrics of all processes", response_class=Response)
     async def metrics() -> Response:
-        """In Prometheus' text format."""
+        """In Prometheus' text format: this replica's, and the other processes' with the label `process`."""
         for symbol, age_s in (await face.feature_ages()).items():
             FEATURE_STALENESS.labels(symbol).set(age_s)
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(exposition(await face.metrics()), media_type=CONTENT_TYPE_LATEST)
 
     return http
 

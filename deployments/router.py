@@ -28,6 +28,7 @@ from levibot.stores.connect import open_online, open_registry
 from levibot.stores.events import Event
 from levibot.stores.online import Signal
 from levibot.stores.query_profile import PROFILE
+from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
 
 POLL_S = 0.25
@@ -93,6 +94,10 @@ class Router:
     async def active_model(self) -> str | None:
         """The version that is live, as far as is known."""
         return (await self._active.get()).value
+
+    async def metrics(self) -> list[Family]:
+        """This process's metrics, for the page that shows all of them."""
+        return families()
 
     async def slow_queries(self) -> list[dict[str, Any]]:
         """What this process's queries cost, most first."""

@@ -95,8 +95,8 @@ CALLS = (
         "_run",
     ),
     CallOut(
-        "actors/slow_queries.py",
-        "the actors' query profiles",
+        "actors/processes.py",
+        "the actors, for the pages of all processes",
         ("_ask",),
         "the process is named with the reason, and the others are shown",
         "_of",
@@ -123,8 +123,8 @@ CALLS = (
         "signal",
     ),
     CallOut(
-        "deployments/slow_queries.py",
-        "the router's query profile",
+        "deployments/processes.py",
+        "the router, for the pages of all processes",
         ("_ask_router",),
         "the router is named with the reason, and the others are shown",
         "_of_router",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import tempfile
 import time
@@ -17,10 +18,11 @@ import pytest
 import ray
 
 from actors import NAMESPACE, event_log
-from actors.slow_queries import SlowQueries
+from actors.processes import Processes
 from levibot.errors import StoreUnavailable, UsageError
 from levibot.settings import Settings
 from levibot.stores.events import Event, EventQuery
+from levibot.telemetry.exposition import exposition
 
 pytestmark = [pytest.mark.ray, pytest.mark.stores]
 
@@ -86,14 +88,23 @@ async def test_what_the_log_refuses_is_an_answer_and_not_a_failure_of_the_call(a
 
 
 async def test_the_profile_of_each_process_is_collected_and_the_silent_are_named(actor: Any) -> None:
-    profiles = {p.process: p for p in await SlowQueries("test").collect()}
-    assert set(profiles) == {"event_log", "market_feed", "online_features"}
-    queries = profiles["event_log"].queries
-    assert queries is not None
+    said = {one.process: one for one in await Processes("test").ask("slow_queries")}
+    assert set(said) == {"event_log", "market_feed", "online_features", "dead_letter_replayer"}
+    queries = said["event_log"].answer
     assert {"clickhouse"} == {query["store"] for query in queries}
     assert "append" in {query["query"] for query in queries}
-    assert profiles["market_feed"].queries is None
-    assert "market_feed" in profiles["market_feed"].problem
+    assert said["market_feed"].answer is None
+    assert "market_feed" in said["market_feed"].problem
+
+
+async def test_the_metrics_of_another_process_are_shown_with_its_name(actor: Any) -> None:
+    said = {one.process: one.answer for one in await Processes("metrics-test").ask("metrics")}
+    page = exposition({name: its for name, its in said.items() if its is not None}).decode()
+    assert re.search(
+        r'^levibot_queries_total\{outcome="ok",process="event_log",query="append",store="clickhouse"\} [1-9]',
+        page,
+        re.MULTILINE,
+    )
 
 
 async def test_a_killed_log_is_back_with_all_that_it_had(actor: Any) -> None:

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.slow_queries import ProcessProfile
+from actors.processes import Said
 from deployments.errors import MAX_BODY_BYTES
 from deployments.http import build_http
 from deployments.schemas import ErrorResponse, QueryCostEntry, Readiness
-from deployments.slow_queries import merge
+from deployments.slow_queries import top_queries
 from levibot import __version__
 from levibot.errors import (
     DataError,
@@ -33,6 +33,7 @@ from levibot.serving.answer import Answer
 from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import QueryCost
+from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -53,7 +54,8 @@ class FakeFace:
         self.n_asked = 0
         self.query = EventQuery()
         self.page = EventPage((EVENT,), EventCursor(NOON, "id"))
-        self.profiles: list[ProcessProfile] = []
+        self.profiles: list[Said] = []
+        self.others: dict[str, list[Family]] = {}
 
     async def predict(self, symbol: str) -> Answer:
         self.n_asked += 1
@@ -83,8 +85,11 @@ class FakeFace:
             raise self.error
         return self.page
 
+    async def metrics(self) -> dict[str, list[Family]]:
+        return self.others
+
     async def slow_queries(self) -> tuple[list[QueryCostEntry], dict[str, str]]:
-        return merge(self.profiles)
+        return top_queries(self.profiles)
 
 
 @pytest.fixture
@@ -457,10 +462,10 @@ async def test_the_ten_slowest_queries_of_all_processes_are_shown_with_who_is_si
         return [asdict(QueryCost("clickhouse", f"q{t:g}", 3, 1, 0, t, t / 2)) for t in total_s]
 
     face.profiles = [
-        ProcessProfile("api", []),
-        ProcessProfile("event_log", costs(*range(20, 0, -2))),
-        ProcessProfile("market_feed", costs(19, 9.5)),
-        ProcessProfile("router", None, "It does not answer."),
+        Said("api", []),
+        Said("event_log", costs(*range(20, 0, -2))),
+        Said("market_feed", costs(19, 9.5)),
+        Said("router", None, "It does not answer."),
     ]
     answer = (await client.get("/ops/slow-queries")).json()
     shown = [(query["process"], query["total_s"]) for query in answer["queries"]]

@@ -1,0 +1,60 @@
+"""Asks the actors the same question: what their queries cost, what their metrics are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors import NAMESPACE, dead_letter_replayer, event_log, market_feed, online_features
+from actors.answers import answer_of
+from levibot.errors import LeviBotError, NotReady
+from levibot.resilience.guard import Guard
+
+NAMES = (event_log.NAME, market_feed.NAME, online_features.NAME, dead_letter_replayer.NAME)
+TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one process says. answer: None when it did not answer, and `problem` says why."""
+
+    process: str
+    answer: Any
+    problem: str = ""
+
+
+class Processes:
+    """The actors. The named fallback of each call is an answer that names who is missing."""
+
+    def __init__(self, process: str, names: Sequence[str] = NAMES) -> None:
+        self._guards = {
+            name: Guard(
+                f"{process}:{name}:ask",
+                timeout_s=TIMEOUT_S,
+                attempts=1,
+                transient=(RayError, ValueError),
+                unavailable=NotReady,
+            )
+            for name in names
+        }
+
+    async def ask(self, method: str) -> list[Said]:
+        """What that method of each actor answers, all asked at once: takes TIMEOUT_S at most."""
+        return list(await asyncio.gather(*(self._of(name, method) for name in self._guards)))
+
+    async def _of(self, name: str, method: str) -> Said:
+        try:
+            return Said(name, await self._guards[name].call(_ask, name, method))
+        except LeviBotError as exc:
+            return Said(name, None, exc.message)
+
+
+async def _ask(name: str, method: str) -> Any:
+    # The look-up may block. ValueError: there is no actor of this name.
+    actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+    return await answer_of(getattr(actor, method).remote())
