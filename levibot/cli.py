@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.commands import backtest, market, run
+from levibot.commands import backtest, market, run, stores
 from levibot.commands.shared import console
 from levibot.errors import LeviBotError, UsageError
 
@@ -28,6 +28,7 @@ for command in (
     market.ingest,
     market.predict,
     backtest.backtest,
+    stores.migrate,
 ):
     app.command()(command)
 

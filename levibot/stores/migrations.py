@@ -153,8 +153,9 @@ async def _decide_engine(client: PostgresClient, extension: str, *, keep: bool) 
                 return "plain"
             try:
                 await db.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
-            except NOT_SERVING:
-                raise  # a server that goes away says nothing of the extension
+            except (*NOT_SERVING, asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError):
+                # A server that goes away, or somebody who makes it at this very moment: that decides nothing.
+                raise
             except asyncpg.PostgresError as exc:
                 refusal = str(exc)
                 raise

@@ -51,10 +51,10 @@ class PostgresClient:
 
     @asynccontextmanager
     async def connection(
-        self, query: str, *, silence_s: float | None = None, limit_s: float | None = None
+        self, query: str, *, limit_s: float | None = None
     ) -> AsyncIterator[tuple[Any, Deadline]]:
         """A connection to the primary for the block; see `PostgresPool.connection`."""
-        async with self._primary.connection(query, silence_s=silence_s, limit_s=limit_s) as held:
+        async with self._primary.connection(query, limit_s=limit_s) as held:
             yield held
 
     async def read(

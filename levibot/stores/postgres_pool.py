@@ -28,7 +28,8 @@ class PoolLimits:
     """What a pool may take.
 
     min_size: connections kept open while nothing happens. max_size: connections at most. statement_s: the
-    server cancels a statement that runs for longer. held_s: a connection held for longer is a leak.
+    server cancels a statement that runs for longer. held_s: a connection held for longer is a leak,
+    unless its block may ask the server for longer than that.
     """
 
     min_size: int = 5
@@ -124,17 +125,16 @@ class PostgresPool:
 
     @asynccontextmanager
     async def connection(
-        self, query: str, *, silence_s: float | None = None, limit_s: float | None = None
+        self, query: str, *, limit_s: float | None = None
     ) -> AsyncIterator[tuple[Any, Deadline]]:
         """A connection for the block, with the deadline that bounds it.
 
-        query: what the block does, by name, for profile and messages. silence_s: default `timeout_s`.
-        limit_s: the server's limit on each statement, default that of the pool. Behind a pooler the block is
-        one transaction; otherwise each statement is its own unless the block begins one.
+        query: what the block does, by name, for profile and messages. limit_s: the server's limit on each
+        statement, default that of the pool; a block of many statements calls `extend` between them. Behind a
+        pooler the block is one transaction; otherwise each statement is its own unless the block begins one.
         Raises StoreUnavailable when the server is silent, is gone or does not serve, and when every
         connection is in use; DataError when it refuses a value; StoreError for whatever else it answers.
         """
-        silence_s = self.timeout_s if silence_s is None else silence_s
         statement_s = self.limits.statement_s if limit_s is None else limit_s
         held_s = max(self.limits.held_s, statement_s)
         with translated(self.where, query, statement_s):
@@ -146,7 +146,7 @@ class PostgresPool:
                     self._watch.profile.measure("postgres", query),
                 ):
                     async with (
-                        bounded(silence_s, statement_s, self._is_alive) as deadline,
+                        bounded(self.timeout_s, statement_s, self._is_alive) as deadline,
                         self._limited(connection, limit_s),
                     ):
                         yield connection, deadline
@@ -202,7 +202,13 @@ class PostgresPool:
                 await stands_before_server(self._dsn, self.timeout_s)
         except asyncpg.InsufficientResourcesError:
             return True  # it is full, which is an answer
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (
+            TimeoutError,
+            OSError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ):
             return False
         return True
 

@@ -109,6 +109,10 @@ class TickStore:
             await db.execute("SELECT 1")
         return time.perf_counter() - started
 
+    async def plan_migration(self) -> migrations.Plan:
+        """What `migrate` would apply now."""
+        return await migrations.plan(self._client)
+
     async def migrate(self) -> list[str]:
         """Bring the tables up to date; returns the names of the files that were applied.
 

@@ -82,7 +82,7 @@ def settings(tmp_path: Path, redis_url: str, tick_dsn: str) -> Settings:
 @pytest.fixture
 async def tick_dsn(postgres_dsn: str, tick_store: TickStore) -> str:
     """The database of `tick_store`."""
-    async with tick_store._client.connection() as (db, _):
+    async with tick_store._client.connection("which_database") as (db, _):
         name = await db.fetchval("SELECT current_database()")
     return postgres_dsn.rsplit("/", 1)[0] + f"/{name}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from levibot.errors import StoreError
+from levibot.errors import StoreError, StoreUnavailable
 from levibot.stores import migrations
 from levibot.stores.migrations import migrate, plan, postgres_migrations
 from levibot.stores.postgres_client import PostgresClient
@@ -136,6 +136,38 @@ async def test_the_engine_is_what_can_be_made_here(
     await client.close()
 
 
+@pytest.mark.parametrize("ending", ["terminated", "overtaken"])
+async def test_a_trial_that_is_cut_short_decides_nothing(
+    plain_server: str, postgres_files: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    drop_files(postgres_files, "*.timescale.sql")
+    monkeypatch.setattr(migrations, "EXTENSION", "hstore")
+    client = await PostgresClient.open(plain_server, 2.0, PoolLimits(0, 2))
+    other = await asyncpg.connect(plain_server)
+    making = other.transaction()
+    await making.start()
+    await other.execute("CREATE EXTENSION hstore")
+    migrating = asyncio.create_task(migrate(client))
+    waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE EXTENSION%'"
+    while True:
+        if await other.fetchval(f"SELECT count(*) {waiting}"):
+            break
+        await other.execute("SELECT pg_stat_clear_snapshot(), pg_sleep(0.02)")
+    if ending == "terminated":
+        await other.execute(f"SELECT pg_terminate_backend(pid) {waiting}")
+        with pytest.raises(StoreUnavailable):
+            await migrating
+        await making.rollback()
+    else:
+        await making.commit()
+        with pytest.raises(StoreError, match=r"23505|42710"):
+            await migrating
+    assert (await plan(client)).engine == "timescale"
+    assert await migrate(client)
+    await client.close()
+    await other.close()
+
+
 async def test_a_database_from_before_the_engines_decides_now(client: PostgresClient) -> None:
     """Its bookkeeping has no column for the engine."""
     engine = (await plan(client)).engine
@@ -182,9 +214,11 @@ def test_names_that_break_the_rules_are_refused(postgres_files: Path, names: tup
         postgres_migrations()
 
 
-def test_every_migration_has_a_way_back() -> None:
+def test_every_migration_has_a_way_back_that_says_so() -> None:
     for migration in postgres_migrations():
-        assert "DELETE FROM schema_migrations" in way_back(migration.name)
+        shared = f"{migration.name.partition('.')[0]}.sql"
+        said = way_back(migration.name).partition(" back.")[0]
+        assert said in (f"-- Takes {migration.name}", f"-- Takes {shared}")
 
 
 def drop_files(folder: Path, pattern: str) -> None:

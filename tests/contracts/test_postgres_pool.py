@@ -44,9 +44,9 @@ async def test_a_cancelled_statement_is_no_reason_to_ask_again(pool: PostgresPoo
 
 
 async def test_a_slow_statement_is_not_taken_for_a_silent_server(watch: Watch, postgres_server: str) -> None:
-    pool = await PostgresPool.open(postgres_server, 0.4, PoolLimits(1, 2, statement_s=30.0), watch=watch)
+    pool = await PostgresPool.open(postgres_server, 0.3, PoolLimits(1, 2, statement_s=30.0), watch=watch)
     async with pool.connection("nap") as (db, _):
-        assert await db.fetchval("SELECT 7 FROM pg_sleep(1.5)") == 7
+        assert await db.fetchval("SELECT 7 FROM pg_sleep(1.0)") == 7
     await pool.close()
 
 
@@ -110,10 +110,10 @@ async def test_a_connection_that_is_held_too_long_is_a_counted_leak(
 
 
 async def test_a_connection_that_comes_back_in_time_is_no_leak(pool: PostgresPool, sample: Sample) -> None:
-    for _ in range(5):
+    for _ in range(3):
         async with pool.connection("short") as (db, _):
             await db.execute("SELECT pg_sleep(0.1)")
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.35)
     assert sample("levibot_db_pool_leaks_total", database="primary") == 0
 
 

@@ -30,7 +30,7 @@ from tests.servers.debian_postgres import DebianPostgres
 pytestmark = [pytest.mark.stores, pytest.mark.debian]
 
 TIMEOUT_S = 0.5
-RESET_S = 3.0
+RESET_S = 1.5
 HOUR = timedelta(hours=1)
 WHICH = "SELECT CASE WHEN pg_is_in_recovery() THEN 'replica' ELSE 'primary' END"
 

@@ -37,7 +37,7 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 async def settings(tick_store: TickStore, postgres_dsn: str) -> Settings:
-    async with tick_store._client.connection() as (db, _):
+    async with tick_store._client.connection("which_database") as (db, _):
         database = await db.fetchval("SELECT current_database()")
     dsn = postgres_dsn.rsplit("/", 1)[0] + f"/{database}"
     return Settings.load(postgres_dsn=dsn, redis_url="redis://not.used/0", symbols=",".join(SYMBOLS))
