@@ -10,7 +10,8 @@ from ray.actor import ActorHandle
 
 from actors import event_letters
 from actors.detached import start_detached
-from levibot.errors import LeviBotError, StoreUnavailable
+from actors.following import follow_for_ever
+from levibot.errors import StoreUnavailable
 from levibot.resilience.dead_letters import DeadLetters, Handler, Handlers, Replayed
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
@@ -56,16 +57,10 @@ class DeadLetterReplayer:
         return {"delivered": dict(self._delivered), "problem": self._problem}
 
     async def _run(self) -> None:
-        while True:
-            try:
-                await self._follow()
-            except LeviBotError as exc:
-                self._problem = str(exc)
-                log.warning("dead letters are waiting", reason=str(exc))
-            except Exception as exc:
-                self._problem = f"{type(exc).__name__}: {exc}"
-                log.error("the replay of dead letters failed and begins again", exc_info=exc)
-            await asyncio.sleep(POLL_S)
+        await follow_for_ever("the replay of dead letters", self._follow, self._note_problem, POLL_S)
+
+    def _note_problem(self, problem: str) -> None:
+        self._problem = problem
 
     async def _follow(self) -> None:
         """Replay again and again until a problem comes up, which is raised."""

@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 
 from actors import event_letters, event_log, online_features
 from actors.detached import start_detached
+from actors.following import follow_for_ever
 from actors.live_trades import LiveTrades
 from levibot.errors import LeviBotError, SourceUnavailable, StoreUnavailable
 from levibot.market.backfill import Backfill
@@ -90,16 +91,10 @@ class MarketFeed:
         return [asdict(cost) for cost in PROFILE.top()]
 
     async def _run(self) -> None:
-        while True:
-            try:
-                await self._follow()
-            except LeviBotError as exc:
-                self._problem = str(exc)
-                log.warning("the feed is waiting", reason=str(exc))
-            except Exception as exc:
-                self._problem = f"{type(exc).__name__}: {exc}"
-                log.error("the feed failed and begins again", exc_info=exc)
-            await asyncio.sleep(RETRY_S)
+        await follow_for_ever("the feed", self._follow, self._note_problem, RETRY_S)
+
+    def _note_problem(self, problem: str) -> None:
+        self._problem = problem
 
     async def _follow(self) -> None:
         """Store bar after bar until a problem comes up, which is raised."""

@@ -12,7 +12,8 @@ from ray.actor import ActorHandle
 
 from actors import NAMESPACE
 from actors.detached import start_detached
-from levibot.errors import LeviBotError, StoreUnavailable
+from actors.following import follow_for_ever
+from levibot.errors import StoreUnavailable
 from levibot.features.materialise import Materialised, Materialiser
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalParameters
@@ -66,16 +67,10 @@ class OnlineFeatures:
         return [asdict(cost) for cost in PROFILE.top()]
 
     async def _run(self) -> None:
-        while True:
-            try:
-                await self._follow()
-            except LeviBotError as exc:
-                self._problem = str(exc)
-                log.warning("features are waiting", reason=str(exc))
-            except Exception as exc:
-                self._problem = f"{type(exc).__name__}: {exc}"
-                log.error("features failed and begin again", exc_info=exc)
-            await asyncio.sleep(RETRY_S)
+        await follow_for_ever("the computing of features", self._follow, self._note_problem, RETRY_S)
+
+    def _note_problem(self, problem: str) -> None:
+        self._problem = problem
 
     async def _follow(self) -> None:
         """Refresh again and again until a problem comes up, which is raised."""

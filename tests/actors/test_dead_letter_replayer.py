@@ -19,7 +19,7 @@ from actors.event_log import EventLog
 from levibot.errors import DataError, NotReady
 from levibot.resilience.dead_letters import DeadLetters
 from levibot.settings import Settings
-from levibot.stores.events import Event, EventStore
+from levibot.stores.events import Event
 from levibot.stores.redis import open_redis
 
 pytestmark = pytest.mark.stores
@@ -93,8 +93,7 @@ async def test_lost_events_are_appended_once_the_log_is_back(
     assert await replayer.status() == {"delivered": {"events": 3}, "problem": ""}
     replayer._loop.cancel()
     await asyncio.gather(replayer._loop, return_exceptions=True)
-    await log._run(EventStore.close)
-    log._thread.shutdown()
+    await log.close()
 
 
 async def test_events_stay_letters_while_the_log_is_away(

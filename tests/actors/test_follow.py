@@ -214,5 +214,5 @@ async def test_an_unforeseen_error_does_not_end_the_features(
     features = OnlineFeatures(settings)
     await until(lambda: features._newest is not None)
     assert (await features.status()) == {"event_time": START.isoformat(), "problem": ""}
-    assert "features failed and begin again" in caplog.text
+    assert "the computing of features failed and begins again" in caplog.text
     await end(features._loop)
