@@ -181,7 +181,7 @@ class RateLimiter:
             decisions = [self._away()] * len(callers)
         else:
             thirds = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
-            decisions = [Decision(bool(yes), units // limit.unit, us / MICRO) for yes, units, us in thirds]
+            decisions = [Decision(bool(yes), left // limit.unit, us / MICRO) for yes, left, us in thirds]
         refused = sum(not decision.allowed for decision in decisions)
         if refused:
             self._metrics.rate_limited.labels(self.name).inc(refused)

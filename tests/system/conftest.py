@@ -150,6 +150,8 @@ def start_system(home: Path, **settings: str) -> LiveSystem:
             stderr=errors,
             text=True,
             start_new_session=True,
+            # A background job of a shell ignores Ctrl-C, and so would what it starts: here it must end `up`.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     return LiveSystem(home, environment, process)
 
