@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults.subjects import TIMEOUT_S
+from tests.faults.subject import TIMEOUT_S
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations" / "faults.md"
 BACK_WITHIN_S = 15.0
