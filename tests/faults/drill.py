@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -127,7 +127,8 @@ class Drill:
     ) -> Observed:
         """The writers are killed in the middle of it, and others begin the same work anew.
 
-        `begin` takes the store away before that, `end` brings it back before the others begin.
+        `begin` takes the store away before that, `end` brings it back before the others begin. What the dead
+        had acknowledged is looked for before they begin, as they would write it again.
         """
         with self._writing() as writers:
             _until(lambda: _least(writers) >= self._n_before, writers)
@@ -138,13 +139,16 @@ class Drill:
                 writer.process.kill()
                 writer.process.wait()
             end()
+            found = self._stored(writers)
+            lost = {item for writer in writers for item in writer.acks} - set(found)
             back_at = time.monotonic()
             with self._writing() as successors:
                 # Through the work of the dead and beyond it.
                 goals = {s: n + self._n_after for writer in writers for s, n in writer.n_acks().items()}
                 recovered_s = self._recovered_s(successors, back_at)
                 _until(lambda: all(_acks(successors)[s] >= n for s, n in goals.items()), successors)
-        return self._compare([*writers, *successors], recovered_s, None, (began_at, back_at))
+        observed = self._compare([*writers, *successors], recovered_s, None, (began_at, back_at))
+        return replace(observed, lost=observed.lost + len(lost))
 
     def _recovered_s(self, writers: list[Writer], back_at: float) -> float:
         """Wait until the service is whole again; returns how long that took."""
@@ -183,12 +187,7 @@ class Drill:
         self, writers: list[Writer], recovered_s: float, grown_mb: float | None, away: tuple[float, float]
     ) -> Observed:
         acknowledged = {item for writer in writers for item in writer.acks}
-        n = max(number for _, number in acknowledged) + 1
-        reader = self._worker("read", 0, self._n_writers * self._n_streams, n)
-        output, _ = reader.communicate(timeout=WAIT_S)
-        assert reader.returncode == 0
-        words = [line.split() for line in output.splitlines()]
-        stored = Counter((int(stream), int(number)) for _, stream, number in words)
+        stored = self._stored(writers)
         return Observed(
             acknowledged=len(acknowledged),
             lost=len(acknowledged - set(stored)),
@@ -200,6 +199,15 @@ class Drill:
             ),
             refused=sum(writer.n_refused for writer in writers),
         )
+
+    def _stored(self, writers: list[Writer]) -> Counter[Item]:
+        """What a reader sees of the streams, as far as they were acknowledged."""
+        n = max(number for writer in writers for _, number in writer.acks) + 1
+        reader = self._worker("read", 0, self._n_writers * self._n_streams, n)
+        output, _ = reader.communicate(timeout=WAIT_S)
+        assert reader.returncode == 0
+        words = [line.split() for line in output.splitlines()]
+        return Counter((int(stream), int(number)) for _, stream, number in words)
 
     def _worker(self, mode: str, *numbers: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.faults.worker", mode, self._kind, self._where]

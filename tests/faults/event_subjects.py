@@ -17,7 +17,7 @@ from tests.faults.subject import NOON, TIMEOUT_S, Item
 EVENT_TYPE = "fault"
 # Of the server's calls; the writer itself waits for TIMEOUT_S, and then spools.
 SERVER_TIMEOUT_S = 3.0
-DRAINED_WITHIN_S = 30.0
+DRAINED_WITHIN_S = 15.0
 PAGE = 5_000
 
 

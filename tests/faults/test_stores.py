@@ -60,9 +60,9 @@ STORES = (
         "letters",
         "redis",
         signal.SIGTERM,
-        f"{APPENDED}; each letter is delivered once",
+        f"{APPENDED}; no attempt is kept twice",
         "no attempt is kept twice; a repeat is a letter of its own",
-        "each letter is delivered; work begun anew sends letters of its own",
+        "every letter is kept; work begun anew sends letters of its own",
     ),
 )
 
