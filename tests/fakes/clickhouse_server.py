@@ -89,10 +89,14 @@ def _file(content: bytes) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    # In order: the engine is closed as the interpreter ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     Front.engine = chdb.session.Session(sys.argv[1])
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0), Front)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
-    server.serve_forever()
+    try:
+        server.serve_forever()
+    finally:
+        # In order: what runs is ended first, and nothing begins after it.
+        ONE_AT_A_TIME.acquire()
+        Front.engine.close()
