@@ -37,7 +37,7 @@ test-stores: install ## install Debian's servers and run the contract suites on 
 	LEVIBOT_TEST_DEBIAN=1 $(BIN)/python -m pytest -m "debian and not slow"
 
 faults: install ## injure every store under load, and write docs/operations/faults.md from what was seen
-	LEVIBOT_WRITE_FAULTS=1 $(BIN)/python -m pytest tests/faults
+	LEVIBOT_WRITE_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/contracts/redis/test_failover.py
 
 bench: install ## run every benchmark beside its reference; fails when a goal is missed
 	@failed=; for file in benchmarks/*.py; do name=$$(basename $$file .py); \

@@ -15,6 +15,9 @@ from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers, endpoints
 from levibot.stores.ticks import TickStore
 
+# Drills stand in several folders, and make one page.
+pytest_plugins = ["tests.faults.plugin"]
+
 # One example more or less must not depend on how busy the machine is.
 hypothesis_settings.register_profile(
     "levibot", deadline=None, max_examples=50, derandomize="CI" in os.environ

@@ -1,7 +1,9 @@
 """The moves of dead letters, as scripts that run whole inside Redis."""
 
 # KEYS: the queue. ARGV: the letter, the limit. Returns 1, or 0 when the queue is full.
+# The client sends it once more when no answer came in time: the letter may be there already.
 PUSH = """
+if redis.call('LPOS', KEYS[1], ARGV[1], 'RANK', -1) then return 1 end
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[1])
 return 1

@@ -7,6 +7,7 @@ URL, inserts as lz4-compressed Native blocks, errors with their code in a header
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -88,8 +89,14 @@ def _file(content: bytes) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     Front.engine = chdb.session.Session(sys.argv[1])
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0), Front)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
-    server.serve_forever()
+    try:
+        server.serve_forever()
+    finally:
+        # In order: what runs is ended first, and nothing begins after it.
+        ONE_AT_A_TIME.acquire()
+        Front.engine.close()

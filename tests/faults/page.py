@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults.subjects import TIMEOUT_S
+from tests.faults.subject import TIMEOUT_S
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations" / "faults.md"
 BACK_WITHIN_S = 15.0
 GROWS_AT_MOST_MB = 32.0
+# Where drills stand. A run that writes the page names them all.
+DRILLS = ("tests/faults", "tests/contracts/redis/test_failover.py")
 
 _HEAD = ("Part", "Fault", "During", "Lost", "Duplicates", "Back in service", "Memory", "Outcome")
 _ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \|", re.MULTILINE)
@@ -21,9 +23,9 @@ _ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \|", re.MULTILINE)
 _TEXT = """\
 # Faults and what becomes of them
 
-Made by `LEVIBOT_WRITE_FAULTS=1 python -m pytest tests/faults` on {date}, from what that run observed; do not
-edit it by hand. Every run of the tests checks that this page has a row for each drill, and repeats the drills
-with their bounds: `make test` the killed and frozen stores, the slow tests the rest too.
+Made by `make faults` on {date}, from what that run observed; do not edit it by hand. Every run of the tests
+checks that this page has a row for each drill, and repeats the drills with their bounds: `make test` the
+killed and frozen stores, the slow tests the rest too.
 
 How a drill goes: real writers, each a process with several streams, write numbered items to the real store
 and note each acknowledgement. The store is broken under them and mended again, and then compared with the
@@ -34,6 +36,9 @@ notes. Writers repeat what was refused; each call has a time-out of {timeout_s:g
   most {bound_s:g} s.
 - **Memory**: how much the writer that grew most had grown at its peak; at most {bound_mb:g} MB. Where the
   writers themselves were killed there is nothing to compare.
+
+Events with a spool are acknowledged while ClickHouse is away, too: it is back when all that was spooled has
+been written. A rate limit keeps no rows; there the count of allowed calls is held to its bound.
 
 S3 is moto's server, which keeps its objects in memory and would lose them if it were killed. So it is frozen,
 and what is killed is a process that passes its connections on.

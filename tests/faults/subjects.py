@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from redis.asyncio import Redis
 
 from levibot.clock import ManualClock
 from levibot.market.bars import Bars
-from levibot.stores.events import MAX_READ, Event, EventStore
+from levibot.market.ticks import Ticks
+from levibot.resilience.dead_letters import MAX_LETTERS, DeadLetters
 from levibot.stores.model_bucket import ModelBucket
 from levibot.stores.online import OnlineStore, Signal
+from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
-
-# Of each call. Small, so that a frozen server is met more than once.
-TIMEOUT_S = 1.0
-HOUR = timedelta(hours=1)
-NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
-MARKET_ID, VIEW = "faults", "v-faults"
-
-Item = tuple[int, int]
-
-
-class Subject(Protocol):
-    """A store under fault. An item is (stream, number); each has a content that follows from it alone."""
-
-    async def write(self, item: Item) -> None:
-        """Return when the item is acknowledged. Repeating it must not add another."""
-        ...
-
-    async def stored(self, streams: int, n: int) -> list[Item]:
-        """Every stored item of the first `n` of each stream, as often as it is stored."""
-        ...
-
-    async def close(self) -> None: ...
+from tests.faults.event_subjects import EventsSubject, SpooledEventsSubject
+from tests.faults.subject import HOUR, MARKET_ID, NOON, TIMEOUT_S, VIEW, Item, Subject
 
 
 class BarsSubject:
@@ -73,6 +57,44 @@ class BarsSubject:
         price = np.array([1.0 + number])
         ts = np.array([(NOON + number * HOUR).replace(tzinfo=None)], "M8[us]")
         return Bars(f"W{stream}", HOUR, ts, price, price, price, price, price)
+
+
+class TradesSubject:
+    """PostgreSQL by COPY: an item is one batch of trades, spread over a minute of its stream's symbol."""
+
+    BATCH = 60
+
+    def __init__(self, store: TickStore) -> None:
+        self._store = store
+
+    @classmethod
+    async def open(cls, where: str) -> TradesSubject:
+        return cls(await TickStore.open(where, timeout_s=TIMEOUT_S))
+
+    async def write(self, item: Item) -> None:
+        await self._store.ticks.write(MARKET_ID, [self._trades(item)])
+
+    async def stored(self, streams: int, n: int) -> list[Item]:
+        found: list[Item] = []
+        for stream in range(streams):
+            ticks = await self._store.ticks.read(MARKET_ID, f"W{stream}")
+            np.testing.assert_array_equal(ticks.price, 1.0 + ticks.trade_id)
+            numbers, counts = np.unique((ticks.trade_id - 1) // self.BATCH, return_counts=True)
+            times, rest = np.divmod(counts, self.BATCH)
+            assert not rest.any(), "a batch is stored in part"
+            found += [(stream, number) for number in np.repeat(numbers, times).tolist() if number < n]
+        return found
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    @classmethod
+    def _trades(cls, item: Item) -> Ticks:
+        stream, number = item
+        ids = 1 + number * cls.BATCH + np.arange(cls.BATCH)
+        # A second apart, so that an hour, and with it a partition, is full after some dozens of items.
+        ts = np.datetime64(NOON.replace(tzinfo=None), "us") + ids * np.timedelta64(1, "s")
+        return Ticks(f"W{stream}", ts, 1.0 + ids, np.ones(cls.BATCH), ids, ids % 2 == 0)
 
 
 class SignalsSubject:
@@ -119,30 +141,37 @@ class SignalsSubject:
         )
 
 
-class EventsSubject:
-    """ClickHouse in process: one event an item. The process that opens it owns the folder."""
+class LettersSubject:
+    """Redis: one dead letter an item, each stream in a queue of its own.
 
-    def __init__(self, store: EventStore) -> None:
-        self._store = store
+    A letter that is sent again is another letter. So each attempt is told apart: an item counts as stored as
+    often as its most frequent attempt.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._letters = DeadLetters(client)
 
     @classmethod
-    async def open(cls, where: str) -> EventsSubject:
-        return cls(EventStore.open(where))
+    async def open(cls, where: str) -> LettersSubject:
+        return cls(open_redis(where, timeout_s=TIMEOUT_S))
 
     async def write(self, item: Item) -> None:
-        stream, number = item
-        self._store.append(
-            [Event("fault", f"W{stream}", NOON, {"number": number}, event_id=f"{stream}-{number}")]
-        )
+        message = {"number": item[1], "attempt": uuid.uuid4().hex}
+        await self._letters.send(f"w{item[0]}", message, error="a fault", attempts=3)
 
     async def stored(self, streams: int, n: int) -> list[Item]:
-        events = self._store.read(MAX_READ, "fault")
-        assert len(events) < MAX_READ
-        items = [(int(event.symbol[1:]), int(event.payload["number"])) for event in events]
-        return [item for item in items if item[1] < n]
+        attempts: Counter[tuple[int, int, str]] = Counter()
+        for stream in range(streams):
+            for letter in await self._letters.read(f"w{stream}", MAX_LETTERS):
+                attempts[stream, letter.message["number"], letter.message["attempt"]] += 1
+        times: dict[Item, int] = {}
+        for (stream, number, _), count in attempts.items():
+            times[stream, number] = max(count, times.get((stream, number), 0))
+        return [item for item, count in times.items() for _ in range(count) if item[1] < n]
 
     async def close(self) -> None:
-        self._store.close()
+        await self._client.aclose()
 
 
 class ModelsSubject:
@@ -202,8 +231,11 @@ class PlantedSubject:
 
 SUBJECTS: dict[str, Callable[[str], Coroutine[Any, Any, Subject]]] = {
     "bars": BarsSubject.open,
+    "trades": TradesSubject.open,
     "signals": SignalsSubject.open,
+    "letters": LettersSubject.open,
     "events": EventsSubject.open,
+    "spooled": SpooledEventsSubject.open,
     "models": ModelsSubject.open,
     "planted": PlantedSubject.open,
 }

@@ -17,9 +17,9 @@ from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.server_process import LOOPBACK, free_port
 from levibot.stores.ticks import TickStore
-from tests.faults.conftest import Faults
 from tests.faults.drill import AWAY_S, Drill
 from tests.faults.network import NEAR, Cable, end, start_forwarder
+from tests.faults.plugin import Faults
 from tests.servers.s3 import S3Server
 
 pytestmark = pytest.mark.stores
@@ -29,18 +29,41 @@ WRITERS = "2 writers × 4 streams"
 
 @dataclass(frozen=True)
 class Store:
-    """One embedded server under drill. stop: the signal that ends it in order."""
+    """One embedded server under drill. stop: the signal that ends it in order.
+
+    killed, frozen, begun_anew: what becomes of the writes.
+    """
 
     part: str
     kind: str
     name: str
     stop: signal.Signals
     killed: str
+    frozen: str = "writes are repeated, and done once"
+    begun_anew: str = "what was written is not written again"
 
 
+LOG, APPENDED = "its log is replayed at the start", "its append-only file is replayed"
 STORES = (
-    Store("PostgreSQL, bars", "bars", "postgres", signal.SIGINT, "its log is replayed at the start"),
-    Store("Redis, signals", "signals", "redis", signal.SIGTERM, "its append-only file is replayed"),
+    Store("PostgreSQL, bars", "bars", "postgres", signal.SIGINT, LOG),
+    Store(
+        "PostgreSQL, trades by COPY",
+        "trades",
+        "postgres",
+        signal.SIGINT,
+        f"{LOG}; a batch of 60 is there whole or not at all",
+        "batches of 60 are repeated, and there once",
+    ),
+    Store("Redis, signals", "signals", "redis", signal.SIGTERM, APPENDED),
+    Store(
+        "Redis, dead letters",
+        "letters",
+        "redis",
+        signal.SIGTERM,
+        f"{APPENDED}; no attempt is kept twice",
+        "no attempt is kept twice; a repeat is a letter of its own",
+        "every letter is kept; work begun anew sends letters of its own",
+    ),
 )
 
 
@@ -96,7 +119,7 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
     addresses = servers.start()
     url = addresses.postgres_dsn if store.name == "postgres" else addresses.redis_url
     try:
-        if store.kind == "bars":
+        if store.name == "postgres":
             asyncio.run(migrate(url))
         yield Running(servers, url, store)
     finally:
@@ -123,7 +146,7 @@ def test_frozen(running: Running, faults: Faults) -> None:
     faults.judge(
         observed,
         f"{WRITERS}, away {AWAY_S:g} s",
-        "each call ends with its time-out; writes are repeated, and done once",
+        f"each call ends with its time-out; {running.store.frozen}",
     )
 
 
@@ -154,7 +177,7 @@ def test_network_cut(running: Running, faults: Faults) -> None:
 @over_stores("writers killed (SIGKILL), the work begun anew")
 def test_writers_killed(running: Running, faults: Faults) -> None:
     observed = Drill(running.store.kind, running.url).writer_killed()
-    faults.judge(observed, WRITERS, "what was written is not written again")
+    faults.judge(observed, WRITERS, running.store.begun_anew)
 
 
 @pytest.mark.fault("ClickHouse in process, events", "owner killed (SIGKILL), another takes its folder")

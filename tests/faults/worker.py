@@ -1,8 +1,9 @@
 """The process that writes or reads: `python -m tests.faults.worker write|read KIND WHERE FIRST STREAMS [N]`.
 
 `write` goes on until SIGTERM and prints `ack STREAM NUMBER INSTANT` for each item that was acknowledged, in
-seconds of the machine's monotonic clock. An item that was refused for a passing reason is written again: it
-may be there already. `read` prints `stored STREAM NUMBER`, as often as the item is stored.
+seconds of the machine's monotonic clock, and `refused STREAM NUMBER INSTANT` for each error that a caller
+got. What was refused for a passing reason is written again: it may be there already. `read` prints
+`stored STREAM NUMBER`, as often as the item is stored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import sys
 import time
 
 from levibot.errors import LeviBotError
-from tests.faults.subjects import SUBJECTS, Item, Subject
+from levibot.telemetry.logging import configure_logging
+from tests.faults.subject import Item, Subject
+from tests.faults.subjects import SUBJECTS
 
 # Between two items of one stream, and before a repeat.
 PAUSE_S = 0.005
@@ -35,6 +38,7 @@ async def keep_writing(subject: Subject, stream: int, stop: asyncio.Event) -> No
         except LeviBotError as exc:
             if not exc.is_transient:
                 raise
+            say("refused", item, time.monotonic())
             await asyncio.sleep(REPEAT_S)
             continue
         say("ack", item, time.monotonic())
@@ -60,6 +64,7 @@ async def read(kind: str, where: str, streams: int, n: int) -> None:
 
 
 if __name__ == "__main__":
+    configure_logging("ERROR", "drill")
     mode, kind, where, *numbers = sys.argv[1:]
     first, streams, n = (int(number) for number in [*numbers, "0"][:3])
     asyncio.run(write(kind, where, first, streams) if mode == "write" else read(kind, where, streams, n))

@@ -47,6 +47,14 @@ class ClickHouseProcess:
             self._process.communicate()
             self._process = None
 
+    def stop(self) -> None:
+        """In order; returns once it is gone."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.communicate()
+        assert self._process.returncode == 0
+        self._process = None
+
     def freeze(self) -> None:
         """It keeps its connections and answers nothing."""
         assert self._process is not None

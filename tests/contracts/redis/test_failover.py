@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import psutil
 import pytest
 import redis
 from redis.asyncio import Redis
@@ -14,11 +15,13 @@ from levibot.errors import StoreError, StoreUnavailable
 from levibot.stores.durable import check_durable, write_durably
 from levibot.stores.rate_limiter import Limit, RateLimiter, WhenAway
 from levibot.stores.redis import ask, open_redis
+from tests.faults.plugin import Faults
 from tests.servers.debian_redis import RedisNode, RedisPrograms
 from tests.servers.sentinel import RedisGroup
 
 pytestmark = pytest.mark.stores
 
+PART = "Redis behind Sentinels, durable writes"
 N_WRITERS = 8
 # A writer sees this as its longest silence; measured are 2.2 to 3.4 s.
 SILENCE_S = 5.0
@@ -76,6 +79,17 @@ class Writers:
         finally:
             await client.aclose()
 
+    def record(self, faults: Faults, lost: list[tuple[int, int]], silence_s: float, before_mb: float) -> None:
+        """The row of a fault. A write puts a number into a set, so none can be there twice."""
+        faults.record(
+            during=f"{N_WRITERS} writers; {sum(map(len, self.acknowledged)):,} acknowledged",
+            recovered_s=silence_s,
+            back_within_s=SILENCE_S,
+            outcome="a replica takes over; the time is from the fault to the last writer's next write",
+            lost=len(lost),
+            grown_mb=max(0.0, rss_mb() - before_mb),
+        )
+
     async def _write(self, n: int) -> None:
         value = 0
         while not self._is_stopped:
@@ -105,23 +119,27 @@ async def writers(group: RedisGroup, request: pytest.FixtureRequest) -> AsyncIte
     await running.stop()
 
 
+@pytest.mark.fault(PART, "primary killed (SIGKILL), started again", by="programs")
 async def test_a_killed_primary_costs_seconds_and_no_acknowledged_write(
-    group: RedisGroup, writers: Writers
+    group: RedisGroup, writers: Writers, faults: Faults
 ) -> None:
     killed = group.primary()
+    began_at, before_mb = time.monotonic(), rss_mb()
     killed.kill()
     await asyncio.wait_for(writers.all_wrote_since(time.monotonic()), SILENCE_S)
+    silence_s = time.monotonic() - began_at
     killed.start()
     await writers.all_wrote_since(time.monotonic())
     await asyncio.to_thread(group.wait_until_settled)
     await writers.all_wrote_since(time.monotonic())
     await writers.stop()
     assert group.primary() is not killed
-    assert await writers.lost(group.url) == []
+    writers.record(faults, await writers.lost(group.url), silence_s, before_mb)
 
 
+@pytest.mark.fault(PART, "primary frozen (SIGSTOP), thawed", by="programs")
 async def test_a_frozen_primary_costs_seconds_and_takes_no_writes_when_it_returns(
-    group: RedisGroup, writers: Writers
+    group: RedisGroup, writers: Writers, faults: Faults
 ) -> None:
     frozen = group.primary()
     idle = open_redis(group.url, timeout_s=1.0)
@@ -129,11 +147,13 @@ async def test_a_frozen_primary_costs_seconds_and_takes_no_writes_when_it_return
     before = [frozen.client(timeout_s=30.0) for _ in range(2)]
     for client in before:
         client.ping()
+    began_at, before_mb = time.monotonic(), rss_mb()
     frozen.freeze()
     # Sent to the frozen server by clients that wait: it reads them before it learns that it was replaced.
     plain = asyncio.create_task(asyncio.to_thread(before[0].set, "sent-to-the-frozen", 1))
     durable = asyncio.create_task(asyncio.to_thread(written_and_confirmed, before[1]))
     await asyncio.wait_for(writers.all_wrote_since(time.monotonic()), SILENCE_S)
+    silence_s = time.monotonic() - began_at
     frozen.resume()
     # The idle client's connection leads to the former primary, which still believes to be one.
     await written_after_repeats(idle)
@@ -147,7 +167,7 @@ async def test_a_frozen_primary_costs_seconds_and_takes_no_writes_when_it_return
     await asyncio.to_thread(group.wait_until_settled)
     await writers.stop()
     assert group.primary() is not frozen
-    assert await writers.lost(group.url) == []
+    writers.record(faults, await writers.lost(group.url), silence_s, before_mb)
     for client in before:
         client.close()
     assert [await read(group.url, key) for key in ("idle", "sent-to-the-frozen")] == [b"2", None]
@@ -212,6 +232,10 @@ async def test_the_nodes_fit_the_durable_role(group: RedisGroup) -> None:
     client = open_redis(group.url, timeout_s=1.0)
     await check_durable(client)
     await client.aclose()
+
+
+def rss_mb() -> float:
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 async def written_after_repeats(client: Redis) -> None:

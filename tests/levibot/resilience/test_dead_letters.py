@@ -156,6 +156,14 @@ async def test_a_full_queue_refuses_loudly(letters: DeadLetters, metrics: Metric
     assert metrics.registry.get_sample_value("levibot_dead_letters_total", {"queue": "trial"}) == 50
 
 
+async def test_a_letter_that_is_sent_again_for_want_of_an_answer_is_kept_once(letters: DeadLetters) -> None:
+    await send(letters, "a", "b")
+    (first, _) = await letters._client.lrange("dlq:trial", 0, -1)
+    # As the client does by itself, and also when the queue is full by now.
+    assert await letters._push(["dlq:trial"], [first, 2]) == 1
+    assert [letter.message for letter in await letters.read("trial")] == ["a", "b"]
+
+
 async def test_what_cannot_be_kept_is_refused_with_its_reason(letters: DeadLetters) -> None:
     with pytest.raises(DataError, match="not JSON"):
         await send(letters, {1, 2})

@@ -1,6 +1,7 @@
 """Collects what the drills observe, and writes the page of it where that is asked for.
 
-A drill carries `@pytest.mark.fault(part, fault)` and calls `faults.record(...)` once.
+A drill carries `@pytest.mark.fault(part, fault)` and records its row once through the fixture `faults`. One
+that runs on several kinds of server names the fixture that says which: `by="programs"`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from tests.faults.page import BACK_WITHIN_S, GROWS_AT_MOST_MB, PAGE, Row, render
 
 WRITE = "LEVIBOT_WRITE_FAULTS"
 LIST = "LEVIBOT_LIST_FAULTS"
+NONE = "–"
 
 ROWS = pytest.StashKey[dict[tuple[str, str], Row]]()
 COLLECTED = pytest.StashKey[list[tuple[str, str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(part, fault): a drill, and its row in the page of faults")
+    config.addinivalue_line(
+        "markers", "fault(part, fault, by=None): a drill, and its row in the page of faults"
+    )
     config.stash[ROWS] = {}
     config.stash[COLLECTED] = []
 
@@ -58,6 +62,9 @@ def drill_of(item: pytest.Item) -> tuple[str, str] | None:
         return None
     (mark,) = marks
     part, fault = mark.args
+    by = mark.kwargs.get("by")
+    if by is not None:
+        part = f"{part} ({item.callspec.params[by]})"
     return str(part), str(fault)
 
 
@@ -79,37 +86,39 @@ class Faults:
     def record(
         self,
         *,
-        part: str,
-        fault: str,
         during: str,
-        lost: int,
-        duplicates: int,
         recovered_s: float,
-        memory: str,
         outcome: str,
+        lost: int | None = None,
+        duplicates: int | None = None,
+        grown_mb: float | None = None,
+        back_within_s: float = BACK_WITHIN_S,
     ) -> None:
-        """Note what the drill showed; part and fault are those of its mark."""
-        assert (part, fault) == (self.part, self.fault), "a drill records its own row"
-        recovered = f"{recovered_s:.1f} s (bound {BACK_WITHIN_S:g} s)"
-        self.rows[part, fault] = Row(
-            part, fault, during, str(lost), str(duplicates), recovered, memory, outcome
+        """Hold what a drill showed to the bounds of the page, and note it. None: nothing to count."""
+        assert not lost
+        assert not duplicates
+        assert recovered_s <= back_within_s
+        assert grown_mb is None or grown_mb <= GROWS_AT_MOST_MB
+        self.rows[self.part, self.fault] = Row(
+            self.part,
+            self.fault,
+            during,
+            NONE if lost is None else str(lost),
+            NONE if duplicates is None else str(duplicates),
+            f"{recovered_s:.1f} s (bound {back_within_s:g} s)",
+            NONE if grown_mb is None else f"+{grown_mb:.1f} MB",
+            outcome,
         )
 
     def judge(self, observed: Observed, during: str, outcome: str) -> None:
-        """Hold what was observed to the bounds of the page, and record it."""
-        assert observed.lost == 0
-        assert observed.duplicates == 0
-        assert observed.recovered_s <= BACK_WITHIN_S
-        assert observed.grown_mb is None or observed.grown_mb <= GROWS_AT_MOST_MB
+        """The row of a drill with writers."""
         self.record(
-            part=self.part,
-            fault=self.fault,
             during=f"{during}; {observed.acknowledged:,} acknowledged",
+            recovered_s=observed.recovered_s,
+            outcome=outcome,
             lost=observed.lost,
             duplicates=observed.duplicates,
-            recovered_s=observed.recovered_s,
-            memory="–" if observed.grown_mb is None else f"+{observed.grown_mb:.1f} MB",
-            outcome=outcome,
+            grown_mb=observed.grown_mb,
         )
 
 
@@ -128,6 +137,5 @@ def pytest_runtest_makereport(
     pair = drill_of(item)
     if pair is not None and report.skipped and isinstance(report.longrepr, tuple):
         reason = str(report.longrepr[2]).removeprefix("Skipped: ")
-        none = "–"
-        item.config.stash[ROWS][pair] = Row(*pair, none, none, none, none, none, f"not run: {reason}")
+        item.config.stash[ROWS][pair] = Row(*pair, *[NONE] * 5, f"not run: {reason}")
     return report
