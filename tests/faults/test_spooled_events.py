@@ -137,6 +137,7 @@ def test_the_writer_killed_as_well(server: ClickHouseProcess, spool: Path, fault
     judge(faults, observed, DURING, "the next process sends what the dead one left in its spool")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(PART, "killed (SIGKILL), the disk of the spool full")
 def test_the_disk_full(server: ClickHouseProcess, small_disk: Path, faults: Faults) -> None:
     judge_full(faults, drill(server, small_disk).fault(server.kill, server.start, FULL_AWAY_S))
@@ -152,8 +153,9 @@ def test_the_spool_at_its_bound(server: ClickHouseProcess, spool: Path, faults: 
         largest = bytes_of(spool)
         server.start()
 
-    judge_full(faults, drill(server, spool, SMALL).fault(server.kill, start, FULL_AWAY_S))
+    observed = drill(server, spool, SMALL).fault(server.kill, start, FULL_AWAY_S)
     assert SMALL / 2 < largest <= SMALL
+    judge_full(faults, observed)
 
 
 @pytest.mark.slow
