@@ -180,6 +180,7 @@ def test_writers_killed(running: Running, faults: Faults) -> None:
     faults.judge(observed, WRITERS, running.store.begun_anew)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("ClickHouse in process, events", "owner killed (SIGKILL), another takes its folder")
 def test_the_owner_of_the_events_killed(tmp_path: Path, faults: Faults) -> None:
     observed = Drill("events", f"chdb://{tmp_path / 'clickhouse'}", n_writers=1, n_streams=2).writer_killed()
