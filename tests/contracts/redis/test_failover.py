@@ -173,8 +173,8 @@ async def test_a_frozen_primary_costs_seconds_and_takes_no_writes_when_it_return
     assert [await read(group.url, key) for key in ("idle", "sent-to-the-frozen")] == [b"2", None]
 
 
-# Slow, and not a promise: once in many runs, on a loaded machine, writes that a replica had confirmed were gone
-# (docs/operations/redis.md). It is here to find out why.
+# Slow, and not a promise: once in many runs, on a loaded machine, writes that a replica had confirmed were
+# gone (docs/operations/redis.md). It is here to find out why.
 @pytest.mark.slow
 async def test_a_primary_that_is_back_before_it_is_missed_has_every_acknowledged_write(
     group: RedisGroup, writers: Writers
