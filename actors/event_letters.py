@@ -15,9 +15,8 @@ from levibot.errors import DataError, NotReady, StoreUnavailable
 from levibot.resilience.dead_letters import DeadLetters, Handler
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
-from levibot.stores.embedded import endpoints
+from levibot.stores.connect import open_durable
 from levibot.stores.events import Event
-from levibot.stores.redis import open_redis
 
 QUEUE = "events"
 # What a letter holds at most: a letter has a limit in bytes.
@@ -39,7 +38,7 @@ def keeper(settings: Settings) -> event_log.Lost:
 
     async def keep(events: Sequence[Event], reason: str) -> None:
         # Needed rarely: no connection is held for it.
-        client = open_redis(endpoints(settings).redis_url, timeout_s=settings.store_timeout_s)
+        client = open_durable(settings)
         try:
             letters = DeadLetters(client)
             for first in range(0, len(events), MAX_EVENTS):

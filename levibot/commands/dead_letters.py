@@ -111,14 +111,12 @@ async def _replay(
 def _with_letters(call: Callable[[DeadLetters], Awaitable[T]]) -> T:
     """What the call makes of this state folder's dead letters."""
     from levibot.resilience.dead_letters import DeadLetters
-    from levibot.stores.embedded import endpoints
-    from levibot.stores.redis import open_redis
+    from levibot.stores.connect import open_durable
 
     settings = load_settings()
-    url = endpoints(settings).redis_url
 
     async def connected() -> T:
-        client = open_redis(url, timeout_s=settings.store_timeout_s)
+        client = open_durable(settings)
         try:
             return await call(DeadLetters(client))
         finally:

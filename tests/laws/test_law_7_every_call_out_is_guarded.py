@@ -32,7 +32,10 @@ LIBRARIES = {
 }
 # Exceptions and types of a library lead nowhere.
 HARMLESS = {"redis.exceptions", "redis.backoff", "redis.retry", "redis.asyncio.retry"}
-OPENERS = {"open_redis", "open_ticks", "open_online", "open_events", "open_source", "open_connection"}
+OPENERS = {
+    *("open_redis", "open_durable", "open_volatile", "open_ticks", "open_online", "open_events"),
+    *("open_source", "open_connection"),
+}
 RAY_CALLS = {("ray", "get"), ("ray", "wait")}
 # What every client is given when it is made: any one of these words.
 TIMEOUTS: Mapping[str, frozenset[str]] = {
@@ -254,6 +257,8 @@ class X:
         ("levibot/trading/x.py", "from asyncpg import connect"),
         ("tune/x.py", "import socket"),
         ("deployments/x.py", "client = open_redis(url, timeout_s=1.0)"),
+        ("deployments/x.py", "client = open_durable(settings)"),
+        ("actors/x.py", "client = connect.open_volatile(settings)"),
         ("deployments/x.py", "async def f():\n    await connect.open_ticks(settings)"),
         (
             "deployments/x.py",
