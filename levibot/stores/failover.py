@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.connection import AbstractConnection, Connection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import ConstantBackoff, NoBackoff
@@ -15,6 +15,7 @@ from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, Res
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from levibot.stores.redis_connection import CancellableConnection
 from levibot.stores.redis_url import SentinelUrl
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Primary:
         await self._sentinels.aclose()
 
 
-class PrimaryConnection(Connection):
+class PrimaryConnection(CancellableConnection):
     """A connection that asks for the primary each time it connects.
 
     redis-py's own Sentinel connection does so only when the pool hands it out: a repeat of a failed command

@@ -25,6 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from levibot.errors import StoreError, StoreUnavailable
 from levibot.stores.failover import Primary, PrimaryPool, RetryWithin, is_refused_by_former_primary
+from levibot.stores.redis_connection import CANCELLABLE
 from levibot.stores.redis_url import check_url, is_sentinel, parse_sentinel
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ def open_redis(
         socket_timeout=timeout_s,
         **options,
     )
+    pool.connection_class = CANCELLABLE[pool.connection_class]
     return Redis.from_pool(pool)
 
 

@@ -40,7 +40,7 @@ class Calls:
     is_stopped: bool = False
 
     async def keep_calling(self) -> None:
-        # By a flag: wait_for of Python 3.11, inside redis-py, may swallow a cancellation.
+        # By a flag: what a cancelled write came to would not be known.
         while not self.is_stopped:
             decision = await self.limiter.decide("drill")
             self.decisions.append((time.monotonic(), decision))

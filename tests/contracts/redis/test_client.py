@@ -183,6 +183,30 @@ async def test_what_the_server_can_do_is_asked_of_it_once(programs: RedisProgram
     assert isinstance(known, Capabilities)
 
 
+async def test_a_cancelled_task_ends_wherever_it_is_in_a_call(redis_url: str) -> None:
+    n_steps, has_ended = 0, False
+    while not has_ended:
+        client = open_redis(redis_url, timeout_s=2.0)
+        task = asyncio.create_task(two_pings(client))
+        for _ in range(n_steps):
+            await asyncio.sleep(0)
+        has_ended = task.done()
+        task.cancel()
+        await asyncio.wait({task}, timeout=5.0)
+        await client.aclose()
+        assert has_ended or task.cancelled(), f"the cancellation after {n_steps} steps was lost"
+        n_steps += 1
+    assert await task == "both were answered"
+    # Both connect, write and read, in several steps each.
+    assert n_steps > 20
+
+
+async def two_pings(client: Redis) -> str:
+    await client.ping()
+    await client.ping()
+    return "both were answered"
+
+
 async def fill(client: Redis) -> None:
     """Write 10 MB."""
     for n in range(100):

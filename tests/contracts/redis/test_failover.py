@@ -55,7 +55,7 @@ class Writers:
         self._tasks = [asyncio.create_task(self._write(n)) for n in range(N_WRITERS)]
 
     async def stop(self) -> None:
-        # By a flag: wait_for of Python 3.11, inside redis-py, may swallow a cancellation.
+        # By a flag: what a cancelled write came to would not be known.
         self._is_stopped = True
         await asyncio.gather(*self._tasks)
         for client in self._clients:
