@@ -38,11 +38,11 @@ def compare(table: EventTable) -> list[Compared]:
     ]
 
 
-def as_markdown(rows: list[Compared], n_rows: int, granules: tuple[int, int]) -> str:
-    """The table of the page. granules: rows of one, before and after."""
+def as_markdown(rows: list[Compared], n_rows: int, granules: tuple[int, int, int]) -> str:
+    """The table of the page. granules: rows of one, in the old table, today's, and its lists."""
     lines = [
         f"{n_rows:,} events of {DAYS} days. A granule of the table of version 0.1.0 has {granules[0]:,} "
-        f"rows, one of today's {granules[1]:,}.",
+        f"rows, one of today's {granules[1]:,}, one of its lists {granules[2]:,}.",
         "",
         "| | query | asked by | before: parts, granules | rows read | now: parts, granules | rows read |",
         "|---|---|---|---|---|---|---|",
@@ -66,8 +66,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="levibot-events-") as folder:
         table = EventTable(Path(folder), n_rows)
         try:
-            granules = granule_rows(table.client, "events_before"), granule_rows(table.client, "events")
-            text = as_markdown(compare(table), n_rows, granules)
+            before, today, lists = (
+                granule_rows(table.client, name) for name in ("events_before", "events", "events_listed")
+            )
+            text = as_markdown(compare(table), n_rows, (before, today, lists))
         finally:
             table.close()
     sys.stdout.write(text + "\n")

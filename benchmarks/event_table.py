@@ -42,6 +42,17 @@ FROM (
 """
 
 
+# A query of today on the one table that there was.
+_BEFORE = {
+    "FROM events ": "FROM events_before ",
+    "FROM events_listed ": "FROM events_before ",
+    "listed_type = ''": "1",
+    "listed_symbol = ''": "1",
+    "listed_type": "event_type",
+    "listed_symbol": "symbol",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One query: who asks it, on the table of version 0.1.0 and on today's."""
@@ -145,7 +156,9 @@ class EventTable:
 
 def _read(name: str, by: str, query: EventQuery) -> Asked:
     sql = query.sql(in_window=query.has_window)
-    before = query.sql().replace("FROM events ", "FROM events_before ")
+    before = query.sql()
+    for now, then in _BEFORE.items():
+        before = before.replace(now, then)
     return Asked(name, by, before, sql, query.parameters(query.limit + 1))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from levibot.errors import DataError
 from levibot.market.bars import FloatArray
 from levibot.market.exchange_records import (
     DayStatistics,
@@ -19,7 +18,7 @@ from levibot.market.exchange_records import (
     OrderBook,
     TopOfBook,
 )
-from levibot.market.ticks import Ticks, check_ticks
+from levibot.market.ticks import Ticks
 
 Answer = Any
 # The opening instant in milliseconds, then open, high, low, close and volume.
@@ -80,14 +79,20 @@ def bar_rows_of(answer: Answer) -> list[BarRow]:
 
 
 def ticks_of(symbol: str, rows: Sequence[Mapping[str, Any]]) -> Ticks:
-    """Trades in the order of their ids, each once."""
+    """Trades in the order of their ids, each once.
+
+    Each has an id, an instant and a side, or the answer is none. Price and size are as the exchange has them,
+    NaN where it has none: who stores trades screens them, so that a broken one does not hold up the rest.
+    """
     by_id = {int(row["id"]): row for row in rows}
     ids = sorted(by_id)
+    if ids and ids[0] <= 0:
+        raise ValueError("a trade has an id above 0")
     ordered = [by_id[trade_id] for trade_id in ids]
     milliseconds = [row["timestamp"] for row in ordered]
     if not all(isinstance(at, int) for at in milliseconds):
         raise TypeError("an instant is a whole number of milliseconds")
-    ticks = Ticks(
+    return Ticks(
         symbol,
         np.array(milliseconds, np.int64).astype("datetime64[ms]").astype("datetime64[us]"),
         np.array([row["price"] for row in ordered], np.float64),
@@ -96,10 +101,6 @@ def ticks_of(symbol: str, rows: Sequence[Mapping[str, Any]]) -> Ticks:
         # The side is the taker's.
         np.array([{"buy": False, "sell": True}[row["side"]] for row in ordered], np.bool_),
     )
-    try:
-        return check_ticks(ticks)
-    except DataError as exc:
-        raise ValueError(str(exc)) from exc
 
 
 def days_of(

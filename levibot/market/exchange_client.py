@@ -148,7 +148,10 @@ class ExchangeClient:
         )
 
     async def trades_from(self, symbol: str, first_id: int, limit: int = PAGE_ROWS) -> Ticks:
-        """The trades with ids from `first_id` on, in their order; none when there is none yet."""
+        """The trades with ids from `first_id` on, in their order; none when there is none yet.
+
+        Like all trades of an exchange not screened yet (`levibot/market/tick_screening.py`).
+        """
         return await self._trades(symbol, None, limit, {"fromId": first_id})
 
     async def trades_since(self, symbol: str, since: datetime, limit: int = PAGE_ROWS) -> Ticks:

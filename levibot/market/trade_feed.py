@@ -116,8 +116,9 @@ class TradeFeed:
     async def batches(self) -> AsyncGenerator[Ticks, None]:
         """Batches of one symbol each, for ever: the ids of a symbol grow, without a hole, each once.
 
-        Faults of the exchange are waited out, with growing pauses. Raises UnknownSymbol, and UsageError where
-        ccxt has no such stream. One consumer at a time; close the generator to close the connection.
+        Prices and sizes are the exchange's, not screened yet. Faults of the exchange are waited out, with
+        growing pauses. Raises UnknownSymbol, and UsageError where ccxt has no such stream. One consumer at a
+        time; close the generator to close the connection.
         """
         while True:
             wait_s: float | None = None

@@ -72,9 +72,15 @@ class EventQuery:
         return " ".join(["read", *(name for name in filters if getattr(self, name) is not None)])
 
     @property
+    def is_listed(self) -> bool:
+        """Whether a list of its own (`events_listed`) holds just the events that are asked for."""
+        filters = (self.event_type, self.symbol)
+        return self.trace_id is None and "" not in filters and filters != (None, None)
+
+    @property
     def has_window(self) -> bool:
         """Whether the hourly counts tell how far back the events lie that are asked for."""
-        return self.trace_id is None
+        return self.trace_id is None and not self.is_listed
 
     def sql(self, *, in_window: bool = False, is_older: bool = False) -> str:
         """The query, with the names of `parameters` for its values.
@@ -84,7 +90,9 @@ class EventQuery:
         the window. is_older: what lies before the window that begins at `window_us`.
         """
         columns = _COLUMNS
-        conditions = self._conditions()
+        table, conditions = "events", self._conditions()
+        if self.is_listed:
+            table, conditions = "events_listed", self._list()
         if in_window:
             window = f"({self._window()})"
             columns += f", toUnixTimestamp64Micro(CAST({window} AS DateTime64(6, 'UTC')))"
@@ -100,9 +108,16 @@ class EventQuery:
             bound = "fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')"
             conditions.append(f"ts <= {bound} AND (ts < {bound} OR event_id < {{after_id:String}})")
         return (
-            f"SELECT {columns} FROM events WHERE {' AND '.join(conditions)} "
+            f"SELECT {columns} FROM {table} WHERE {' AND '.join(conditions)} "
             "ORDER BY ts DESC, event_id DESC LIMIT {n_rows:UInt64}"
         )
+
+    def _list(self) -> list[str]:
+        """The list that is read; '' is any."""
+        return [
+            "listed_type = " + ("{event_type:String}" if self.event_type else "''"),
+            "listed_symbol = " + ("{symbol:String}" if self.symbol else "''"),
+        ]
 
     def _conditions(self) -> list[str]:
         """Those that the hourly counts know too."""

@@ -71,8 +71,16 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen within 20 s")
 
 
+@pytest.fixture
+async def log(settings: Settings) -> AsyncIterator[EventLog]:
+    """Closed also after a failure: a process can have one folder of the engine open."""
+    own = EventLog(settings)
+    yield own
+    await own.close()
+
+
 async def test_lost_events_are_appended_once_the_log_is_back(
-    settings: Settings, client: Redis, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, client: Redis, log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letter_replayer, "POLL_S", 0.05)
     lost = events(250)
@@ -85,7 +93,6 @@ async def test_lost_events_are_appended_once_the_log_is_back(
     assert "no actor of this name" in kept[1].error
     await letters.make_due("events")
 
-    log = EventLog(settings)
     replayer = DeadLetterReplayer(settings, {"events": event_letters.appender(log.append)})
     await until(lambda: replayer._delivered["events"] == 3)
     assert await log.read(1000) == lost[::-1]
@@ -93,7 +100,6 @@ async def test_lost_events_are_appended_once_the_log_is_back(
     assert await replayer.status() == {"delivered": {"events": 3}, "problem": ""}
     replayer._loop.cancel()
     await asyncio.gather(replayer._loop, return_exceptions=True)
-    await log.close()
 
 
 async def test_events_stay_letters_while_the_log_is_away(

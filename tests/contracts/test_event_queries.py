@@ -12,7 +12,7 @@ from benchmarks.event_table import EventTable, granule_rows
 pytestmark = pytest.mark.stores
 
 N_ROWS = 300_000
-# In granules of the table, of which there are 293. What is behind a rare type or a request is spread over it.
+# In granules of the table, of which there are 293. What is behind a request is spread over it.
 FEW, SPREAD = 40, 100
 
 
@@ -36,7 +36,7 @@ QUERIES = {
     "newest since an instant": FEW,
     "page after a cursor": FEW,
     "page of a type and symbol": FEW,
-    "newest refused models": SPREAD,
+    "newest refused models": FEW,
     "events of one request": SPREAD,
     "events an hour and type, one day": FEW,
 }
@@ -49,14 +49,16 @@ def test_there_are_ten(compared: dict[str, Compared]) -> None:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_reads_few_granules(table: EventTable, compared: dict[str, Compared], name: str) -> None:
-    # The plan: what the sorting key, the indexes and the hourly counts leave.
-    assert compared[name].after.granules <= QUERIES[name]
-    # And what was then read, the hourly counts with it.
+    if "events_listed" not in compared[name].asked.after:
+        # The plan: what the sorting key, the indexes and the hourly counts leave. Of a list it names all.
+        assert compared[name].after.granules <= QUERIES[name]
+    # What was then read, the hourly counts with it.
     assert compared[name].after.n_rows / granule_rows(table.client, "events") <= QUERIES[name]
 
 
 @pytest.mark.parametrize(
-    "name", ["newest", "newest of a type", "newest of a symbol", "events of one request"]
+    "name",
+    ["newest", "newest of a type", "newest of a symbol", "newest refused models", "events of one request"],
 )
 def test_the_table_of_version_0_1_0_would_break_the_bound(
     table: EventTable, compared: dict[str, Compared], name: str

@@ -15,6 +15,7 @@ from levibot.errors import SourceError, SourceUnavailable, UnknownSymbol, UsageE
 from levibot.market.exchange_check import check_health
 from levibot.market.exchange_client import ExchangeClient
 from levibot.market.price_process import MARKET_START
+from levibot.market.tick_screening import screen_again
 from tests.fakes.exchange_server import FIRST_TRADE_ID, FIRST_TRADE_MS, FakeExchange
 
 SERVER_TIME = datetime.fromtimestamp(FIRST_TRADE_MS / 1000, UTC)
@@ -129,7 +130,6 @@ async def test_an_answer_that_is_none_is_refused_by_every_call(
         ("order_book", {"bids": [], "asks": [["1", "1"]]}),
         ("order_book", {"bids": [["2", "1"]], "asks": [["1", "1"]]}),
         ("order_book", {"bids": [["1", "NaN"]], "asks": [["2", "1"]]}),
-        ("newest_trades", [{"a": 1, "p": "0", "q": "1", "f": 1, "l": 1, "T": FIRST_TRADE_MS, "m": True}]),
         ("newest_trades", [{"a": 1, "p": "1", "q": "1", "f": 1, "l": 1, "T": None, "m": True}]),
         ("newest_trades", [{"a": -1, "p": "1", "q": "1", "f": 1, "l": 1, "T": FIRST_TRADE_MS, "m": True}]),
         (
@@ -150,6 +150,18 @@ async def test_numbers_that_cannot_be_are_refused(
     exchange.answer = (200, json.dumps(wrong))
     with pytest.raises(SourceError, match="no market data"):
         await CALLS[path](client)
+
+
+async def test_a_trade_that_is_none_does_not_refuse_the_others(
+    client: ExchangeClient, exchange: FakeExchange
+) -> None:
+    good = {"a": 1, "p": "1", "q": "1", "f": 1, "l": 1, "T": FIRST_TRADE_MS, "m": True}
+    broken = [good | {"a": 2, "p": "0"}, good | {"a": 3, "p": None}, good | {"a": 4, "q": "1e300"}]
+    await client.pairs()
+    exchange.answer = (200, json.dumps([good, *broken]))
+    screened = screen_again(await client.newest_trades("BTCUSDT", 4), "the exchange")
+    assert screened.sound.trade_id.tolist() == [1]
+    assert screened.rejects.reasons() == {"not_positive": 1, "not_finite": 1, "too_small_or_large": 1}
 
 
 async def test_every_call_is_guarded(client: ExchangeClient, exchange: FakeExchange) -> None:

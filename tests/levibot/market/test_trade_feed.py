@@ -15,9 +15,10 @@ import pytest
 from levibot.clock import SystemClock
 from levibot.errors import UnknownSymbol, UsageError
 from levibot.market.exchange_client import PAGE_ROWS, ExchangeClient
+from levibot.market.tick_screening import screen_again
 from levibot.market.ticks import Ticks
 from levibot.market.trade_feed import TradeFeed
-from tests.fakes.exchange_server import FIRST_TRADE_ID, FakeExchange
+from tests.fakes.exchange_server import FIRST_TRADE_ID, FIRST_TRADE_MS, FakeExchange
 
 Open = Callable[..., TradeFeed]
 # What a test waits at most for trades that are due.
@@ -227,7 +228,7 @@ async def test_repeated_and_disordered_trades_come_once_in_order(
         "garbage",
         '{"e": "aggTrade", "s": "BTCUSDT"}',
         '{"e": "aggTrade", "s": "BTCUSDT", "a": "x", "p": "1", "q": "1", "T": 1769224657583, "m": true}',
-        '{"e": "aggTrade", "s": "BTCUSDT", "a": 1, "p": "-1", "q": "1", "T": 1769224657583, "m": true}',
+        '{"e": "aggTrade", "s": "BTCUSDT", "a": -1, "p": "1", "q": "1", "T": 1769224657583, "m": true}',
         "[]",
         "null",
     ],
@@ -246,6 +247,23 @@ async def test_a_frame_that_is_no_trade_loses_nothing(
         await in_thread(exchange.trade, "BTCUSDT", 2)
         await consumer.until("BTCUSDT", FIRST_TRADE_ID + 3)
         assert consumer.ids("BTCUSDT") == dense(FIRST_TRADE_ID, FIRST_TRADE_ID + 3)
+
+
+async def test_a_trade_with_an_impossible_price_is_given_out_for_the_screening_to_find(
+    feed_of: Open, exchange: FakeExchange
+) -> None:
+    trade_id = FIRST_TRADE_ID + 2
+    frame = {"e": "aggTrade", "s": "BTCUSDT", "a": trade_id, "p": "-1", "q": "1"}
+    frame |= {"T": FIRST_TRADE_MS, "m": True}
+    async with consuming(feed_of(silence_s=60.0), exchange) as consumer:
+        await in_thread(exchange.trade, "BTCUSDT", 2)
+        await consumer.until("BTCUSDT", FIRST_TRADE_ID + 1)
+        await in_thread(exchange.send_raw, json.dumps(frame))
+        await consumer.until("BTCUSDT", trade_id)
+        newest = consumer.batches[-1]
+        assert (newest.trade_id[-1], newest.price[-1]) == (trade_id, -1.0)
+        assert screen_again(newest, "the feed").rejects.reasons() == {"not_positive": 1}
+        assert consumer.feed.status().n_reconnects == 0
 
 
 async def test_a_slow_consumer_loses_nothing_and_holds_little(feed_of: Open, exchange: FakeExchange) -> None:

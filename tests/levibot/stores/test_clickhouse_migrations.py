@@ -19,6 +19,10 @@ pytestmark = pytest.mark.stores
 
 FILES = sql_files("clickhouse")
 NAMES = [path.name for path in FILES]
+LISTED = (
+    "SELECT listed_type, listed_symbol, uniqExact(event_id) FROM events_listed "
+    "GROUP BY ALL ORDER BY listed_type, listed_symbol"
+)
 CONTENT = "SELECT event_id, count() FROM events GROUP BY event_id ORDER BY event_id"
 N_STATEMENTS = sum(len(statements(path.read_text())) for path in FILES)
 
@@ -55,7 +59,14 @@ def tables(client: Client) -> set[str]:
 def test_each_file_is_applied_once(client: Client) -> None:
     assert migrate_clickhouse(client, "here") == NAMES
     assert migrate_clickhouse(client, "here") == []
-    assert tables(client) == {"events", "events_hourly", "events_to_hourly", "schema_migrations"}
+    assert tables(client) == {
+        "events",
+        "events_hourly",
+        "events_to_hourly",
+        "events_listed",
+        "events_to_listed",
+        "schema_migrations",
+    }
 
 
 def test_events_of_version_0_1_0_are_kept_and_counted(client: Client) -> None:
@@ -63,6 +74,7 @@ def test_events_of_version_0_1_0_are_kept_and_counted(client: Client) -> None:
     migrate_clickhouse(client, "here")
     assert client.query(CONTENT).result_rows == [("0", 1), ("1", 1), ("2", 1)]
     assert client.query("SELECT uniqExactMerge(ids) FROM events_hourly").result_rows == [(3,)]
+    assert client.query(LISTED).result_rows == [("", "X", 3), ("bars", "", 3), ("bars", "X", 3)]
     assert "ORDER BY (ts, event_id)" in str(client.command("SHOW CREATE TABLE events"))
 
 
@@ -77,6 +89,7 @@ def test_an_interruption_after_any_statement_loses_and_doubles_nothing(client: C
     client.command("OPTIMIZE TABLE events FINAL")
     assert client.query(CONTENT).result_rows == [("0", 1), ("1", 1), ("2", 1)]
     assert client.query("SELECT uniqExactMerge(ids) FROM events_hourly").result_rows == [(3,)]
+    assert client.query(LISTED).result_rows == [("", "X", 3), ("bars", "", 3), ("bars", "X", 3)]
     assert "events_next" not in tables(client)
 
 
