@@ -25,7 +25,6 @@ READ_EVERY_S = 0.25
 # While Redis is away it is asked less often.
 LONGEST_PAUSE_S = 2.0
 SHORTEST_LIFE_S = 1.0
-CANCEL_AGAIN_S = 0.2
 log = structlog.get_logger()
 
 
@@ -72,10 +71,9 @@ class CircuitBoard:
 
     async def __aexit__(self, *_: object) -> None:
         task, self._task, self._loop = self._task, None, None
-        # Once may not be enough: a cancellation can be lost inside the client, where it meets a time-out.
-        while task is not None and not task.done():
+        if task is not None:
             task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+            await asyncio.wait({task})
 
     def join(self, circuit: Listener) -> None:
         """Tell this circuit the news of its name, for as long as it lives."""

@@ -223,7 +223,9 @@ async def first_confirmed(client: Redis, key: str, value: int) -> int:
     """Put growing numbers into a set until a replica confirms one; that one."""
     while True:
         try:
-            await write_durably(client, "write", lambda pipe: pipe.sadd(key, value), confirm_s=0.5)
+            await write_durably(
+                client, "write", lambda pipe, value=value: pipe.sadd(key, value), confirm_s=0.5
+            )
         except StoreUnavailable:
             value += 1
             continue
