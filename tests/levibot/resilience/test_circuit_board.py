@@ -161,26 +161,3 @@ async def test_what_is_announced_while_an_older_word_is_being_written_is_not_for
     assert isinstance(stored, bytes)
     assert stored.startswith(b"closed:")
     await client.aclose()
-
-
-async def test_a_board_ends_although_a_cancellation_is_lost(redis_url: str) -> None:
-    client = open_redis(redis_url, timeout_s=5.0)
-
-    class Deaf(CircuitBoard):
-        n_lost = 0
-
-        async def exchange(self) -> None:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.n_lost += 1
-                if self.n_lost > 1:
-                    raise
-
-    async def open_and_close() -> int:
-        async with Deaf(client) as board:
-            await asyncio.sleep(0)
-        return board.n_lost  # type: ignore[attr-defined, no-any-return]
-
-    assert await asyncio.wait_for(open_and_close(), 10.0) >= 1
-    await client.aclose()
