@@ -105,7 +105,8 @@ class EventLog:
         # A hanging store would keep every reader for its whole time-out.
         if self._writer.is_away:
             raise StoreUnavailable(
-                "ClickHouse is away; events are kept on disk until it is back.", hint="Try again later."
+                "ClickHouse is away; events are kept on disk until it is back.",
+                hint="Try again later. Why it is away stands in the log of the process event_log.",
             )
         return await self._store.ask(call)
 
