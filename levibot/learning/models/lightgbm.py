@@ -74,6 +74,13 @@ class LightGBMModel:
         predicted: FloatArray = np.asarray(self.booster.predict(features, num_threads=_THREADS))
         return predicted
 
+    def mean_abs_shap(self, features: FloatArray) -> FloatArray:
+        """(F,) of (N, F): the mean absolute SHAP value of each feature, in units of the label."""
+        values = np.asarray(self.booster.predict(features, pred_contrib=True, num_threads=_THREADS))
+        # The last column is the mean prediction.
+        mean: FloatArray = np.abs(values[:, :-1]).mean(axis=0)
+        return mean
+
     def to_bytes(self) -> bytes:
         text: str = self.booster.model_to_string()
         return text.encode()

@@ -1,0 +1,68 @@
+"""Population stability index (PSI) of values against a reference, over bins of the reference's quantiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from levibot.market.bars import FloatArray
+
+N_BINS = 10
+# Half a value in each bin: an empty one has a logarithm too.
+PRIOR = 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """The share of reference values in each bin. One column a feature.
+
+    edges: (F, N_BINS - 1), rising; of two that are equal the bin between them is empty. shares: (F, N_BINS).
+    """
+
+    edges: FloatArray
+    shares: FloatArray
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Self:
+        """From values (N, F), NaN left out. A feature without a value has equal shares."""
+        levels = np.arange(1, N_BINS) / N_BINS
+        n_features = values.shape[1]
+        edges = np.zeros((n_features, N_BINS - 1))
+        shares = np.empty((n_features, N_BINS))
+        for column in range(n_features):
+            known = values[:, column]
+            known = known[np.isfinite(known)]
+            if len(known):
+                edges[column] = np.quantile(known, levels)
+            shares[column] = _shares(np.bincount(_bins(known, edges[column]), minlength=N_BINS)[None])[0]
+        return cls(edges, shares)
+
+    def psi(self, values: FloatArray) -> FloatArray:
+        """(W, F): the PSI of each window of values (W, N, F), NaN left out; NaN where a window has none.
+
+        Sum over the bins of (q - p) · log(q / p), p the reference's share and q the window's (Siddiqi 2006).
+        """
+        n_windows, _, n_features = values.shape
+        out = np.full((n_windows, n_features), np.nan)
+        first_bin = N_BINS * np.arange(n_windows)[:, None]
+        for column in range(n_features):
+            window = values[:, :, column]
+            known = np.isfinite(window)
+            bins = (_bins(window, self.edges[column]) + first_bin)[known]
+            counts = np.bincount(bins, minlength=N_BINS * n_windows).reshape(n_windows, N_BINS)
+            found, expected = _shares(counts), self.shares[column]
+            psi = np.sum((found - expected) * np.log(found / expected), axis=1)
+            out[:, column] = np.where(known.any(axis=1), psi, np.nan)
+        return out
+
+
+def _bins(values: FloatArray, edges: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
+    return np.searchsorted(edges, values, side="right")
+
+
+def _shares(counts: np.ndarray[tuple[int, ...], np.dtype[np.intp]]) -> FloatArray:
+    padded = counts + PRIOR
+    shares: FloatArray = padded / padded.sum(axis=1, keepdims=True)
+    return shares

@@ -1,0 +1,81 @@
+"""Importance and its change, and features that say the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from levibot.errors import DataError
+from levibot.features.views import CORE
+from levibot.learning.signal import SignalModel
+from levibot.market.bars import FloatArray
+from levibot.monitoring.correlation import collinearity
+from levibot.monitoring.importance import importance_of, rank_change
+
+NAMES = ("a", "b", "c", "d")
+
+
+def test_importances_are_shares_of_what_moves_the_predictions(
+    model: SignalModel, still_features: FloatArray
+) -> None:
+    rows = still_features[-200:].reshape(-1, len(CORE.names))
+    importance = importance_of(model, rows)
+    assert tuple(importance) == CORE.names
+    assert sum(importance.values()) == pytest.approx(1.0)
+    used = {name for part in model.learned for m in part.models for name in used_by(m.booster)}
+    assert {name for name, share in importance.items() if share > 0.0} <= used
+    # SHAP values add up to the prediction: what no tree splits on has none.
+    regressor = model.learned[0].models[0]
+    contributions = np.asarray(regressor.booster.predict(rows, pred_contrib=True))
+    np.testing.assert_allclose(contributions.sum(axis=1), regressor.predict(rows), atol=1e-9)
+
+
+def used_by(booster: object) -> set[str]:
+    counts = booster.feature_importance("split")  # type: ignore[attr-defined]
+    return {name for name, n in zip(CORE.names, counts, strict=True) if n}
+
+
+def test_importance_without_rows_is_refused(model: SignalModel) -> None:
+    with pytest.raises(DataError, match="not on the shape"):
+        importance_of(model, np.empty((0, len(CORE.names))))
+
+
+def test_a_change_of_ranks_is_measured_and_told() -> None:
+    before = dict(zip(NAMES, (0.4, 0.3, 0.2, 0.1), strict=True))
+    same = rank_change(before, before)
+    assert (same.correlation, set(same.moved.values())) == (1.0, {(1, 1), (2, 2), (3, 3), (4, 4)})
+    turned = rank_change(before, dict(zip(NAMES, (0.1, 0.2, 0.3, 0.4), strict=True)))
+    assert turned.correlation == -1.0
+    assert next(iter(turned.moved.items())) in {("a", (1, 4)), ("d", (4, 1))}
+    assert np.isnan(rank_change(dict.fromkeys(NAMES, 0.25), before).correlation)
+    with pytest.raises(DataError, match="4 before, 3 after, 3 in both"):
+        rank_change(before, dict.fromkeys(NAMES[:3], 0.1))
+
+
+def test_features_that_say_the_same_are_one_cluster() -> None:
+    rng = np.random.default_rng(2)
+    a, b, noise = rng.normal(size=(3, 5000))
+    rows = np.column_stack([a, a + 0.1 * b + 0.1 * noise, b, np.full(5000, 3.0)])
+    rows[:7, 1] = np.nan
+    found = collinearity(rows, NAMES)
+    assert found.clusters == (("a", "b"),)
+    assert found.matrix[0, 1] == pytest.approx(np.corrcoef(rows[7:, 0], rows[7:, 1])[0, 1])
+    assert np.isnan(found.matrix[3]).all()
+    assert np.isnan(found.inflation[3])
+    # 1 / (1 - R²) of the regression on the others, by least squares.
+    for column in range(3):
+        others = np.column_stack([np.ones(4993), np.delete(rows[7:, :3], column, axis=1)])
+        rest = rows[7:, column] - others @ np.linalg.lstsq(others, rows[7:, column], rcond=None)[0]
+        assert found.inflation[column] == pytest.approx(rows[7:, column].var() / rest.var(), rel=1e-6)
+
+
+def test_what_the_others_hold_entirely_is_inflated_without_bound() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(2, 500))
+    found = collinearity(np.column_stack([a, b, a - b]), NAMES[:3])
+    assert np.isinf(found.inflation).all()
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(DataError, match="5 rows have all of the 4 features; 6 are needed"):
+        collinearity(np.ones((5, 4)), NAMES)
