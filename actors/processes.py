@@ -10,12 +10,18 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors import NAMESPACE, dead_letter_replayer, event_log, market_feed, online_features
+from actors import NAMESPACE, dead_letter_replayer, event_log, feature_monitor, market_feed, online_features
 from actors.answers import answer_of
 from levibot.errors import LeviBotError, NotReady
 from levibot.resilience.guard import Guard
 
-NAMES = (event_log.NAME, market_feed.NAME, online_features.NAME, dead_letter_replayer.NAME)
+NAMES = (
+    event_log.NAME,
+    market_feed.NAME,
+    online_features.NAME,
+    dead_letter_replayer.NAME,
+    feature_monitor.NAME,
+)
 TIMEOUT_S = 1.0
 
 

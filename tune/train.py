@@ -7,15 +7,18 @@ import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
+import numpy as np
 import ray
 import structlog
 import typer
 
 from levibot.errors import DataError, LeviBotError, UsageError
+from levibot.features.engine import compute
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel
 from levibot.learning.training import train
-from levibot.market.bars import Panel, to_datetime
+from levibot.market.bars import Panel, to_datetime, to_datetime64
+from levibot.monitoring.references import TrainingReference
 from levibot.settings import Settings
 from levibot.stores.connect import open_registry, open_ticks
 from levibot.stores.registry import content_key
@@ -43,17 +46,23 @@ async def read_panel(settings: Settings, until: datetime) -> Panel:
 
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
 @ray.remote(num_cpus=0.5, max_retries=2)
-def fit(panel: Panel, train_start: datetime, train_end: datetime, seed: int, level: str) -> SignalModel:
+def fit(
+    panel: Panel, train_start: datetime, train_end: datetime, seed: int, level: str
+) -> tuple[SignalModel, TrainingReference]:
     """Train on a worker of the cluster, where the panel is read from shared memory."""
     configure_logging(level, "train")
-    return train(
+    features = compute(CORE, panel)
+    model = train(
         panel,
         view=CORE,
         seed=seed,
         train_start=train_start,
         train_end=train_end,
+        features=features,
         progress=lambda done, total, what: log.info("training", done=done, total=total, step=what),
     )
+    first, last = np.searchsorted(panel.ts, [to_datetime64(train_start), to_datetime64(train_end)])
+    return model, TrainingReference.of(model, features[first:last])
 
 
 def run(settings: Settings, until: datetime, activate: bool) -> str:
@@ -63,14 +72,14 @@ def run(settings: Settings, until: datetime, activate: bool) -> str:
     train_start = max(settings.train_start or to_datetime(panel.ts[0]), to_datetime(panel.ts[0]))
     log.info("bars are read", rows=len(panel), symbols=len(panel.symbols), until=train_end.isoformat())
     ray.init(address="auto", logging_level="WARNING")
-    model = ray.get(fit.remote(panel, train_start, train_end, settings.seed, settings.log_level))
+    model, reference = ray.get(fit.remote(panel, train_start, train_end, settings.seed, settings.log_level))
     registry = open_registry(settings)
     metadata = {
         **model.metadata(),
         "market_id": settings.market_id,
         "source": settings.source,
     }
-    files = model.to_files()
+    files = model.to_files() | reference.to_files()
     # A job that is run again, and learns the same again, makes no second version.
     version = registry.publish(metadata, files, content_key(metadata, files))
     if activate:

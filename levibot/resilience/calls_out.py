@@ -88,6 +88,13 @@ CALLS = (
         "_run",
     ),
     CallOut(
+        "actors/feature_monitor.py",
+        "the tick store and the registry",
+        ("watch",),
+        "the watch waits; a metric says when drift was last measured",
+        "_run",
+    ),
+    CallOut(
         "actors/online_features.py",
         "the tick store and Redis",
         ("materialiser",),
@@ -222,6 +229,7 @@ BOUNDARIES: Mapping[str, frozenset[str]] = {
             "levibot/stores/online.py",
             "levibot/stores/rate_limiter.py",
             "levibot/stores/redis.py",
+            "levibot/stores/redis_connection.py",
             "levibot/stores/redis_url.py",
             "levibot/stores/spending.py",
             "levibot/stores/valkey_server.py",

@@ -120,6 +120,35 @@ class Metrics:
             ("symbol",),
             registry=registry,
         )
+        self.feature_psi = Gauge(
+            "levibot_feature_psi",
+            "Population stability index of a feature's last day against what the active model learned on.",
+            ("feature",),
+            registry=registry,
+        )
+        self.feature_drift = Gauge(
+            "levibot_feature_drift",
+            "How far a feature's worst measure of drift is beyond its limit, as a multiple of it; 0 within.",
+            ("feature",),
+            registry=registry,
+        )
+        self.drift_shadow_loss = Gauge(
+            "levibot_drift_shadow_loss",
+            "Loss of the active model over the day on which drift was measured, in log return net of costs.",
+            ("model_version",),
+            registry=registry,
+        )
+        self.drift_checked_at = Gauge(
+            "levibot_drift_checked_timestamp_seconds",
+            "When drift was last measured, on the machine's clock.",
+            registry=registry,
+        )
+        self.feature_importance = Gauge(
+            "levibot_feature_importance",
+            "Share of a feature in what moved the active model's predictions in the last week.",
+            ("feature",),
+            registry=registry,
+        )
         self.build_info = Gauge(
             "levibot_build_info",
             "Always 1; the version is in the label.",

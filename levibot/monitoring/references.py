@@ -1,0 +1,58 @@
+"""What a model's version carries for those who watch it: the look of its features, and their importance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+
+import structlog
+
+from levibot.errors import DataError
+from levibot.learning.signal import SignalModel
+from levibot.market.bars import FloatArray
+from levibot.monitoring.importance import importance_of
+from levibot.monitoring.reference import FILE, DriftReference
+
+IMPORTANCE_FILE = "importance.json"
+# Rows of the end of training on which importance is measured: what the model would say today.
+IMPORTANCE_ROWS = 1_000
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingReference:
+    """drift: None where the training was too short to tell what is usual. importance: share by feature."""
+
+    drift: DriftReference | None
+    importance: Mapping[str, float]
+
+    @classmethod
+    def of(cls, model: SignalModel, features: FloatArray) -> Self:
+        """From the features (T, S, F) of the rows that the model was trained on."""
+        rows_a_day = max(1, round(timedelta(days=1) / model.interval))
+        try:
+            drift = DriftReference.fit(features, model.feature_names, rows_a_day)
+        except DataError as exc:
+            log.warning("the model has no reference for drift", reason=str(exc))
+            drift = None
+        rows = features[-IMPORTANCE_ROWS:].reshape(-1, features.shape[2])
+        return cls(drift, importance_of(model, rows))
+
+    def to_files(self) -> dict[str, bytes]:
+        """Files beside the model's own."""
+        files = {IMPORTANCE_FILE: json.dumps(self.importance, indent=2, allow_nan=False).encode()}
+        return files if self.drift is None else files | {FILE: self.drift.to_bytes()}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Self:
+        """What `to_files` gave; nothing where a version carries nothing. Raises DataError on other things."""
+        drift = DriftReference.from_bytes(files[FILE]) if FILE in files else None
+        try:
+            stored = json.loads(files.get(IMPORTANCE_FILE, b"{}"))
+            importance = {str(name): float(share) for name, share in stored.items()}
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise DataError(f"{IMPORTANCE_FILE} holds no shares by feature: {exc}.") from exc
+        return cls(drift, importance)
