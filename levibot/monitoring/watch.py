@@ -109,19 +109,31 @@ class FeatureWatch:
     async def weigh(self, as_of: datetime) -> Weighed:
         """What moved the active model's predictions in the week up to `as_of`. Raises NotReady as `check`."""
         active = await self._loaded()
-        rows = WEEK // self._interval
-        panel = await self._panel(active, as_of, rows)
-        if not len(panel):
-            raise NotReady(f"There are no bars of {self._market_id} at {as_of:%Y-%m-%d %H:%M}.")
+        panel, features = await self.recent(as_of, WEEK // self._interval)
 
         def look() -> Weighed:
-            features = self._features(active, panel, min(rows, len(panel)))
             importance = importance_of(active.model, features.reshape(-1, features.shape[2]))
             before = active.training.importance
             change = rank_change(before, importance) if before else None
             return Weighed(to_datetime(panel.closes_at[-1]), active.version, importance, change)
 
         return await asyncio.to_thread(look)
+
+    async def recent(self, as_of: datetime, rows: int) -> tuple[Panel, FloatArray]:
+        """The newest `rows` rows of bars or what there is, and the active model's features of them (T, S, F).
+
+        Raises NotReady without an active model or a bar.
+        """
+        active = await self._loaded()
+        panel = await self._panel(active, as_of, rows)
+        if not len(panel):
+            raise NotReady(f"There are no bars of {self._market_id} at {as_of:%Y-%m-%d %H:%M}.")
+        rows = min(rows, len(panel))
+        return panel.tail(rows), await asyncio.to_thread(self._features, active, panel, rows)
+
+    async def training(self) -> TrainingReference:
+        """What the active model's version carries. Raises NotReady without an active model."""
+        return (await self._loaded()).training
 
     async def _loaded(self) -> _Active:
         version = await asyncio.to_thread(self._registry.active)
