@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +28,8 @@ FAST_MIN_BARS = 480
 
 LEADER = "BTCUSDT"
 
+Shared = TypeVar("Shared")
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -42,6 +46,7 @@ class Inputs:
     _scaled_changes: dict[int, FloatArray] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("open", "high", "low", "close"):
@@ -107,6 +112,22 @@ class Inputs:
             change = self.log_close - lag(self.log_close, bars)
             self._scaled_changes[bars] = ratio(change, self.sigma_slow * math.sqrt(bars))
         return self._scaled_changes[bars]
+
+    def shared(self, key: Hashable, compute: Callable[[], Shared]) -> Shared:
+        """What `compute` gives, computed once a panel: for series that several features read.
+
+        key: names the series and all of its parameters; of two series with one key, the first is taken.
+        """
+        if key not in self._shared:
+            self._shared[key] = compute()
+        value: Shared = self._shared[key]
+        return value
+
+    def extra(self, name: str) -> FloatArray:
+        """A side series of the panel as it was known at each row's close; all NaN where the source is off."""
+        if name in self.panel.extra:
+            return self.panel.extra[name]
+        return np.full(self.panel.close.shape, np.nan)
 
     def across(self, x: FloatArray) -> FloatArray:
         """Mean of `x` over the symbols that have a bar in the row and a value; the same in every column."""

@@ -6,7 +6,7 @@ A bar's `ts` is its opening instant. What it holds is known at `ts + interval`, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -92,6 +92,8 @@ class Panel:
 
     ts: (T,) the union of the symbols' opening instants, strictly increasing. An outage of the whole market is
     no row at all. Each field: (T, S), NaN in a row where that symbol has no bar.
+    extra: side series by name, like funding rates, each (T, S): what was known at the row's close, NaN where
+    nothing was. Empty where no such source is on.
     """
 
     symbols: tuple[str, ...]
@@ -102,6 +104,7 @@ class Panel:
     low: FloatArray
     close: FloatArray
     volume: FloatArray
+    extra: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -116,11 +119,21 @@ class Panel:
             rows = np.searchsorted(ts, b.ts)
             for f in FIELDS:
                 fields[f][rows, column] = getattr(b, f)
-        return cls(symbols, next(iter(bars.values())).interval, ts, **fields)
+        return cls(symbols, next(iter(bars.values())).interval, ts, *(fields[f] for f in FIELDS))
 
     def rows(self, rows: slice) -> Panel:
         """A cut of the time axis."""
-        return Panel(self.symbols, self.interval, self.ts[rows], *(getattr(self, f)[rows] for f in FIELDS))
+        return Panel(
+            symbols=self.symbols,
+            interval=self.interval,
+            ts=self.ts[rows],
+            open=self.open[rows],
+            high=self.high[rows],
+            low=self.low[rows],
+            close=self.close[rows],
+            volume=self.volume[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
+        )
 
     def tail(self, n: int) -> Panel:
         """The newest `n` rows."""
