@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from levibot.features.bar_series import mean_square
 from levibot.features.feature import Feature
 from levibot.features.inputs import FAST_HALF_LIFE_BARS, HALF_LIVES, Inputs
 from levibot.features.rolling import log_ratio, ratio, rolling_max, rolling_mean, rolling_min, rolling_sum
@@ -26,12 +27,12 @@ def vol_fast(inputs: Inputs) -> FloatArray:
 
 def vol(inputs: Inputs, bars: int) -> FloatArray:
     """Root mean square of the last log returns, annualised."""
-    return np.sqrt(rolling_mean(inputs.squared_return, bars) * inputs.bars_per_year)
+    return np.sqrt(mean_square(inputs, bars) * inputs.bars_per_year)
 
 
 def vol_ratio(inputs: Inputs, bars: int) -> FloatArray:
     """log of the window's volatility over sigma_slow. NaN where nothing moved in the window."""
-    return log_ratio(np.sqrt(rolling_mean(inputs.squared_return, bars)), inputs.sigma_slow)
+    return log_ratio(np.sqrt(mean_square(inputs, bars)), inputs.sigma_slow)
 
 
 def vol_ratio_fast(inputs: Inputs) -> FloatArray:

@@ -119,7 +119,16 @@ class Panel:
             rows = np.searchsorted(ts, b.ts)
             for f in FIELDS:
                 fields[f][rows, column] = getattr(b, f)
-        return cls(symbols, next(iter(bars.values())).interval, ts, *(fields[f] for f in FIELDS))
+        return cls(
+            symbols=symbols,
+            interval=next(iter(bars.values())).interval,
+            ts=ts,
+            open=fields["open"],
+            high=fields["high"],
+            low=fields["low"],
+            close=fields["close"],
+            volume=fields["volume"],
+        )
 
     def rows(self, rows: slice) -> Panel:
         """A cut of the time axis."""
