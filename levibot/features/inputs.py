@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, wraps
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ SLOW_MIN_BARS = 1344
 FAST_MIN_BARS = 480
 
 LEADER = "BTCUSDT"
+
+Shared = TypeVar("Shared")
 
 
 def _series(compute: Callable[[Inputs], FloatArray]) -> cached_property[FloatArray]:
@@ -55,7 +58,7 @@ class Inputs:
     panel: Panel
     whole: Inputs | None = None
     column: int | None = None
-    _shared: dict[Hashable, FloatArray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.whole is not None:
@@ -76,16 +79,6 @@ class Inputs:
     def alone(self, column: int) -> Inputs:
         """Inputs of one symbol. What reads other symbols is refused there."""
         return Inputs(self.panel.columns(slice(column, column + 1)), whole=self, column=column)
-
-    def shared(self, key: Hashable, compute: Callable[[], FloatArray]) -> FloatArray:
-        """A series that several features read, computed by the first of them. key: what it is, of what.
-
-        A symbol alone takes what the whole panel has already.
-        """
-        if key not in self._shared:
-            known = None if self.column is None or self.whole is None else self.whole._shared.get(key)
-            self._shared[key] = compute() if known is None else self.cut(known)
-        return self._shared[key]
 
     @cached_property
     def has_bar(self) -> BoolArray:
@@ -139,6 +132,26 @@ class Inputs:
             return ratio(change(self.log_close, bars), self.sigma_slow * math.sqrt(bars))
 
         return self.shared(("scaled_change", bars), compute)
+
+    def shared(self, key: Hashable, compute: Callable[[], Shared]) -> Shared:
+        """What `compute` gives, computed once a panel: for series that several features read.
+
+        key: names the series and all of its parameters; of two series with one key, the first is taken.
+        A symbol alone takes the array that the whole panel has already.
+        """
+        if key not in self._shared:
+            known = (
+                self.whole._shared.get(key) if self.whole is not None and self.column is not None else None
+            )
+            self._shared[key] = self.cut(known) if isinstance(known, np.ndarray) else compute()
+        value: Shared = self._shared[key]
+        return value
+
+    def extra(self, name: str) -> FloatArray:
+        """A side series of the panel as it was known at each row's close; all NaN where the source is off."""
+        if name in self.panel.extra:
+            return self.panel.extra[name]
+        return np.full(self.panel.close.shape, np.nan)
 
     def across(self, x: FloatArray) -> FloatArray:
         """Mean of `x` over the symbols that have a bar in the row and a value; the same in every column."""

@@ -6,7 +6,7 @@ A bar's `ts` is its opening instant. What it holds is known at `ts + interval`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -94,6 +94,8 @@ class Panel:
 
     ts: (T,) the union of the symbols' opening instants, strictly increasing. An outage of the whole market is
     no row at all. Each field: (T, S), NaN in a row where that symbol has no bar.
+    extra: side series by name, like funding rates, each (T, S): what was known at the row's close, NaN where
+    nothing was. Empty where no such source is on.
     """
 
     symbols: tuple[str, ...]
@@ -104,6 +106,7 @@ class Panel:
     low: FloatArray
     close: FloatArray
     volume: FloatArray
+    extra: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -118,11 +121,30 @@ class Panel:
             rows = np.searchsorted(ts, b.ts)
             for f in FIELDS:
                 fields[f][rows, column] = getattr(b, f)
-        return cls(symbols, next(iter(bars.values())).interval, ts, **fields)
+        return cls(
+            symbols=symbols,
+            interval=next(iter(bars.values())).interval,
+            ts=ts,
+            open=fields["open"],
+            high=fields["high"],
+            low=fields["low"],
+            close=fields["close"],
+            volume=fields["volume"],
+        )
 
     def rows(self, rows: slice) -> Panel:
         """A cut of the time axis."""
-        return Panel(self.symbols, self.interval, self.ts[rows], *(getattr(self, f)[rows] for f in FIELDS))
+        return Panel(
+            symbols=self.symbols,
+            interval=self.interval,
+            ts=self.ts[rows],
+            open=self.open[rows],
+            high=self.high[rows],
+            low=self.low[rows],
+            close=self.close[rows],
+            volume=self.volume[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
+        )
 
     def tail(self, n: int) -> Panel:
         """The newest `n` rows."""
@@ -143,7 +165,8 @@ class Panel:
 
     def _with(self, change: Callable[[FloatArray], FloatArray], symbols: tuple[str, ...]) -> Panel:
         fields: dict[str, Any] = {name: change(getattr(self, name)) for name in FIELDS}
-        return replace(self, symbols=symbols, **fields)
+        extra = {name: change(values) for name, values in self.extra.items()}
+        return replace(self, symbols=symbols, extra=extra, **fields)
 
 
 def to_datetime64(instant: datetime) -> np.datetime64:

@@ -1,0 +1,109 @@
+# mypy: allow-untyped-decorators
+"""Two series in one window: ratio of sums, covariance, regression. Compiled, O(1) a row.
+
+As in `rolling_moments.py`: row t reads its window and nothing else, about the first row of the newer block.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from levibot.features.rolling import SMALLEST_DENOMINATOR
+from levibot.features.rolling_moments import by_symbol
+from levibot.market.bars import FloatArray
+
+
+class Regression(NamedTuple):
+    """Least squares of y on x and a constant over the window. (T, S).
+
+    slope: NaN where x does not change. correlation: NaN where either does not. residual: standard deviation
+    of y about the line, divisor n; NaN where x does not change.
+    """
+
+    slope: FloatArray
+    correlation: FloatArray
+    residual: FloatArray
+
+
+def rolling_ratio(numerator: FloatArray, denominator: FloatArray, window_bars: int) -> FloatArray:
+    """Sum of the numerator over sum of the denominator; NaN where the latter is not positive."""
+    top, bottom = by_symbol(numerator), by_symbol(denominator)
+    out = np.empty(top.shape)
+    _ratio(top, bottom, window_bars, SMALLEST_DENOMINATOR, out)
+    return out.T
+
+
+def rolling_regression(x: FloatArray, y: FloatArray, window_bars: int) -> Regression:
+    """y explained by x over the last `window_bars` rows."""
+    explaining, explained = by_symbol(x), by_symbol(y)
+    out = np.empty((3, *explained.shape))
+    _regression(explaining, explained, window_bars, SMALLEST_DENOMINATOR, out)
+    return Regression(out[0].T, out[1].T, out[2].T)
+
+
+@njit(cache=True, nogil=True)
+def _ratio(x: FloatArray, y: FloatArray, window: int, smallest: float, out: FloatArray) -> None:
+    n_symbols, n_rows = x.shape
+    rest_x, rest_y = np.zeros(window + 1), np.zeros(window + 1)
+    for s in range(n_symbols):
+        rest_x[:window] = np.nan
+        rest_y[:window] = np.nan
+        for start in range(0, n_rows, window):
+            if start:
+                sum_x = sum_y = 0.0
+                for j in range(window - 1, -1, -1):
+                    sum_x += x[s, start - window + j]
+                    sum_y += y[s, start - window + j]
+                    rest_x[j], rest_y[j] = sum_x, sum_y
+            sum_x = sum_y = 0.0
+            for row in range(start, min(start + window, n_rows)):
+                sum_x += x[s, row]
+                sum_y += y[s, row]
+                j = row - start + 1
+                bottom = sum_y + rest_y[j]
+                out[s, row] = (sum_x + rest_x[j]) / bottom if bottom > smallest else np.nan
+
+
+@njit(cache=True, nogil=True)
+def _regression(x: FloatArray, y: FloatArray, window: int, smallest: float, out: FloatArray) -> None:
+    n_symbols, n_rows = x.shape
+    rest = np.zeros((5, window + 1))
+    for s in range(n_symbols):
+        rest[:, :window] = np.nan
+        for start in range(0, n_rows, window):
+            x0, y0 = x[s, start], y[s, start]
+            if start:
+                sx = sy = sxx = sxy = syy = 0.0
+                for j in range(window - 1, -1, -1):
+                    dx, dy = x[s, start - window + j] - x0, y[s, start - window + j] - y0
+                    sx += dx
+                    sy += dy
+                    sxx += dx * dx
+                    sxy += dx * dy
+                    syy += dy * dy
+                    rest[0, j], rest[1, j], rest[2, j], rest[3, j], rest[4, j] = sx, sy, sxx, sxy, syy
+            sx = sy = sxx = sxy = syy = 0.0
+            for row in range(start, min(start + window, n_rows)):
+                dx, dy = x[s, row] - x0, y[s, row] - y0
+                sx += dx
+                sy += dy
+                sxx += dx * dx
+                sxy += dx * dy
+                syy += dy * dy
+                j = row - start + 1
+                mean_x, mean_y = (sx + rest[0, j]) / window, (sy + rest[1, j]) / window
+                var_x = (sxx + rest[2, j]) / window - mean_x * mean_x
+                cov = (sxy + rest[3, j]) / window - mean_x * mean_y
+                var_y = (syy + rest[4, j]) / window - mean_y * mean_y
+                out[0, s, row] = out[1, s, row] = out[2, s, row] = np.nan
+                if var_x > smallest:
+                    slope = cov / var_x
+                    # In this order a series explains itself with a slope of 1 and nothing left, exactly.
+                    left = var_y - slope * cov
+                    out[0, s, row] = slope
+                    out[2, s, row] = np.sqrt(left) if left > 0.0 else 0.0 * left
+                    if var_y > smallest:
+                        out[1, s, row] = min(max(slope * np.sqrt(var_x / var_y), -1.0), 1.0)
