@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import numpy as np
 
@@ -21,14 +22,20 @@ TAIL_TIERS = (192, 768)
 _KEPT_BYTES = 32 * 2**20 - 2**16
 
 
-def compute(view: FeatureView, panel: Panel) -> FloatArray:
+def compute(view: FeatureView, panel: Panel, out: FloatArray | None = None) -> FloatArray:
     """Every feature of `view` for every row of `panel`: (T, S, F), F in the view's order.
 
     Row t reads rows up to t only. NaN in every feature where the symbol has no bar in the row, and in one
     feature while it is not known (see Feature). Raises DataError on a price that is not positive.
     Fortran order: the series of one feature and symbol is contiguous.
+    out: where to write, of that shape and in Fortran order; who computes often saves the system the clearing
+        of new memory. Raises UsageError on another shape or order.
     """
-    out = np.empty((len(panel), len(panel.symbols), len(view.features)), order="F")
+    shape = (len(panel), len(panel.symbols), len(view.features))
+    if out is None:
+        out = np.empty(shape, order="F")
+    elif out.shape != shape or not out.flags.f_contiguous:
+        raise UsageError(f"`out` must have shape {shape} and Fortran order; it has shape {out.shape}.")
     _fill(out, view.features, Inputs(panel.by_symbol()))
     return out
 
@@ -65,6 +72,13 @@ def compute_tail(view: FeatureView, panel: Panel, rows: int) -> FloatArray:
         out[:, :, position] = feature.compute(inputs)[-rows:]
     out[~whole.has_bar[-rows:]] = np.nan
     return out
+
+
+def prepare(view: FeatureView) -> None:
+    """Compile what the formulas of `view` call, so that no later call waits for a compiler."""
+    ts = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(3) * np.timedelta64(1, "h")
+    price = np.ones((3, 2))
+    compute_tail(view, Panel(("A", "B"), timedelta(hours=1), ts, price, price, price, price, price), 1)
 
 
 def _fill(out: FloatArray, features: Sequence[Feature], inputs: Inputs) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from levibot.errors import DataError, UsageError
-from levibot.features.rolling import carry_forward, change, cross_mean, ewm_mean, log, ratio
+from levibot.features.rolling import carry_forward, change, cross_mean, ewm_mean, log, scaled_change
 from levibot.market.bars import BoolArray, FloatArray, Panel
 
 # A symbol without a bar keeps its last close over at most this many rows. A longer hole restarts its windows.
@@ -64,13 +64,14 @@ class Inputs:
         if self.whole is not None:
             return
         for name in ("open", "high", "low", "close"):
-            if np.any(getattr(self.panel, name) <= 0.0):
+            if (getattr(self.panel, name) <= 0.0).any():
                 raise DataError(f"A bar's {name} is not positive.", hint="Check the source of the bars.")
 
     def cut(self, series: FloatArray) -> FloatArray:
         """This panel's rows and columns of a series of `whole`."""
         columns = slice(None) if self.column is None else slice(self.column, self.column + 1)
-        return series[len(series) - len(self.panel) :, columns]
+        # A copy where several symbols are cut to fewer rows: kernels want each symbol's series contiguous.
+        return np.asfortranarray(series[len(series) - len(self.panel) :, columns])
 
     def tail(self, rows: int) -> Inputs:
         """Inputs of the newest `rows` rows."""
@@ -127,11 +128,10 @@ class Inputs:
 
     def scaled_change(self, bars: int) -> FloatArray:
         """log(C / C[-bars]) / (sigma_slow · √bars): the change in its own standard deviations."""
-
-        def compute() -> FloatArray:
-            return ratio(change(self.log_close, bars), self.sigma_slow * math.sqrt(bars))
-
-        return self.shared(("scaled_change", bars), compute)
+        return self.shared(
+            ("scaled_change", bars),
+            lambda: scaled_change(self.log_close, self.sigma_slow, math.sqrt(bars), bars),
+        )
 
     def shared(self, key: Hashable, compute: Callable[[], Shared]) -> Shared:
         """What `compute` gives, computed once a panel: for series that several features read.

@@ -58,10 +58,20 @@ def window_sums(x: FloatArray, window: int, out: FloatArray) -> None:
 
 
 @compiled
+def _powers(decay: float, n: int) -> FloatArray:
+    """decay^0 … decay^n, by multiplication: a live call has no time for thousands of `pow`."""
+    out = np.empty(n + 1)
+    out[0] = 1.0
+    for k in range(n):
+        out[k + 1] = out[k] * decay
+    return out
+
+
+@compiled
 def decayed_sums(x: FloatArray, decay: float, window: int, out: FloatArray) -> None:
     """Sum over the last `window` values of decay^age · value; NaN as in `window_sums`."""
     n_series, n_rows = x.shape
-    weights = decay ** np.arange(window + 1)
+    weights = _powers(decay, window)
     rest, next_rest = np.empty(window + 1), np.empty(window + 1)
     rest[window] = next_rest[window] = 0.0
     for s in range(n_series):
@@ -121,7 +131,7 @@ def known_means(x: FloatArray, decay: float, window: int, min_known: int, out: F
     NaN while fewer than `min_known` of them are known; values before the first are not.
     """
     n_series, n_rows = x.shape
-    weights = decay ** np.arange(window + 1)
+    weights = _powers(decay, window)
     rest, next_rest = np.empty(window + 1), np.empty(window + 1)
     rest_weight, next_rest_weight = np.empty(window + 1), np.empty(window + 1)
     rest[window] = next_rest[window] = rest_weight[window] = next_rest_weight[window] = 0.0
@@ -176,6 +186,17 @@ def ratios(numerator: FloatArray, denominator: FloatArray, out: FloatArray) -> N
         above, below, result = numerator[s], denominator[s], out[s]
         for t in range(above.shape[0]):
             result[t] = above[t] / below[t] if below[t] > SMALLEST_DENOMINATOR else np.nan
+
+
+@compiled
+def scaled_changes(x: FloatArray, scale: FloatArray, factor: float, lag: int, out: FloatArray) -> None:
+    """(x less its value `lag` places earlier) / (scale · factor); NaN as in `ratios`, and without a value."""
+    for s in range(x.shape[0]):
+        values, scales, result = x[s], scale[s], out[s]
+        result[:lag] = np.nan
+        for t in range(lag, values.shape[0]):
+            below = scales[t] * factor
+            result[t] = (values[t] - values[t - lag]) / below if below > SMALLEST_DENOMINATOR else np.nan
 
 
 @compiled

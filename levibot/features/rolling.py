@@ -35,6 +35,14 @@ def change(x: FloatArray, bars: int) -> FloatArray:
     return out
 
 
+def scaled_change(x: FloatArray, scale: FloatArray, factor: float, bars: int) -> FloatArray:
+    """ratio(change(x, bars), scale · factor) in one pass; factor > 0."""
+    series, scales = _series(x), _series(scale)
+    out = np.empty_like(series)
+    kernels.scaled_changes(series, scales, factor, bars, out)
+    return out.T
+
+
 def carry_forward(x: FloatArray, limit_rows: int) -> FloatArray:
     """Fill each NaN with the last value of its column, over at most `limit_rows` rows; beyond, NaN stays."""
     series = _series(x)
@@ -129,7 +137,10 @@ def cross_mean(x: FloatArray, counted: BoolArray) -> FloatArray:
     """
     out = np.empty((1, len(x)))
     kernels.means_across(_series(x), np.ascontiguousarray(counted.T), out)
-    return np.broadcast_to(out.T, x.shape)
+    # What np.broadcast_to gives, without its checks: a live call makes dozens.
+    means: FloatArray = np.ndarray(x.shape, np.float64, out, strides=(out.itemsize, 0))
+    means.flags.writeable = False
+    return means
 
 
 def _series(x: FloatArray) -> FloatArray:

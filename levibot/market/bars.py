@@ -155,8 +155,12 @@ class Panel:
         return self._with(lambda field: field[:, columns], self.symbols[columns])
 
     def by_symbol(self) -> Panel:
-        """The same bars with each symbol's series contiguous in memory."""
-        return self._with(np.asfortranarray, self.symbols)
+        """The same bars with each symbol's series contiguous in memory; copied only where they are not."""
+
+        def contiguous(field: FloatArray) -> FloatArray:
+            return field if field.strides[0] == field.itemsize else np.asfortranarray(field)
+
+        return self._with(contiguous, self.symbols)
 
     @property
     def closes_at(self) -> TimeArray:

@@ -35,6 +35,16 @@ def test_the_series_of_a_feature_and_symbol_is_contiguous(small_market) -> None:
     assert compute(CORE, small_market)[:, 1, 7].flags.contiguous
 
 
+def test_memory_is_used_again_where_it_is_given(small_market) -> None:
+    shape = (len(small_market), 3, len(CORE.names))
+    out = np.full(shape, 7.0, order="F")
+    assert compute(CORE, small_market, out) is out
+    np.testing.assert_array_equal(out, compute(CORE, small_market))
+    for wrong in (np.empty(shape), np.empty((5, 3, 2), order="F")):
+        with pytest.raises(UsageError, match="Fortran order"):
+            compute(CORE, small_market, wrong)
+
+
 @pytest.mark.parametrize("stretch_rows", [250, 1699, 1700, 5000])
 def test_stretches_laid_end_to_end_are_history(small_market, stretch_rows) -> None:
     stretches = list(compute_stretches(CORE, small_market, stretch_rows))

@@ -122,6 +122,14 @@ def test_a_change_is_the_value_less_an_older_one() -> None:
     assert np.isnan(rolling.change(x, 9)).all()
 
 
+def test_a_scaled_change_is_a_change_over_its_scale() -> None:
+    x, scale = series(0, 9), np.abs(series(1, 9))
+    scale[4, 0], scale[5, 1] = 0.0, np.nan
+    expected = rolling.ratio(rolling.change(x, 2), scale * 1.5)
+    np.testing.assert_array_equal(rolling.scaled_change(x, scale, 1.5, 2), expected)
+    assert np.isnan(rolling.scaled_change(x, scale, 1.5, 20)).all()
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_window_is_the_same_in_any_layout(order) -> None:
     x = series(3, 40)
