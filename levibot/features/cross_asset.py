@@ -51,6 +51,7 @@ def _market_return(bars: int) -> Feature:
         formula=market_return,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 
@@ -65,6 +66,7 @@ def _leader_return(bars: int) -> Feature:
         formula=leader_return,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 
@@ -79,6 +81,7 @@ def _relative_return(bars: int) -> Feature:
         formula=relative_return,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 
@@ -95,5 +98,6 @@ CROSS_ASSET = (
         window_bars=168,
         formula=breadth,
         parameters=(("bars", 168),),
+        reads_others=True,
     ),
 )

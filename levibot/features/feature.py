@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import CodeType, FunctionType
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Feature:
 
     unit: what one unit of the value is. source: where the formula comes from. inputs: the bar fields read.
     window_bars: rows, with its own, that the formula reads itself. scaled: it also reads `Inputs.sigma_slow`.
+    reads_others: a symbol's value depends on other symbols; any other formula may get one symbol alone.
     formula: called as formula(inputs, **parameters); returns (T, S). NaN where the value is not known: before
     the symbol has enough bars, after a hole longer than FILL_LIMIT, and where a denominator is zero.
     """
@@ -36,6 +38,7 @@ class Feature:
     formula: Callable[..., FloatArray]
     parameters: tuple[tuple[str, float], ...] = ()
     scaled: bool = False
+    reads_others: bool = False
 
     @property
     def warmup_bars(self) -> int:
@@ -54,30 +57,70 @@ class Feature:
     def definition(self) -> str:
         """All that decides the value, as text: the fields, the source of the formula and of what it calls."""
         head = repr(
-            (self.name, self.family, self.unit, self.inputs, self.window_bars, self.scaled, self.parameters)
+            (
+                self.name,
+                self.family,
+                self.unit,
+                self.inputs,
+                self.window_bars,
+                self.scaled,
+                self.reads_others,
+                self.parameters,
+            )
         )
         return "\n".join([head, *_sources(self.formula, set())])
 
 
-def _sources(function: Callable[..., object], seen: set[str]) -> Iterator[str]:
+def _sources(function: object, seen: set[str]) -> Iterator[str]:
     """Source of a function, then of what it names: constants, and functions of ours or of its own package."""
+    function = plain(function)
     if not isinstance(function, FunctionType):
         raise UsageError(f"A formula must be a plain function, not {function!r}.")
     key = f"{function.__module__}.{function.__qualname__}"
     if key in seen:
         return
     seen.add(key)
-    yield inspect.getsource(function)
-    for name in sorted(_global_names(function.__code__)):
+    yield _source(function)
+    ours = {"levibot", _package(function)}
+    names = _global_names(function.__code__)
+    for name in sorted(names):
         value = function.__globals__.get(name)
-        if isinstance(value, FunctionType) and _package(value) in {"levibot", _package(function)}:
-            yield from _sources(value, seen)
-        elif isinstance(value, int | float | str | tuple | np.generic):
-            yield f"{name} = {value!r}"
+        if isinstance(value, ModuleType) and _package(value) in ours:
+            for inner in sorted(names & vars(value).keys()):
+                yield from _named(f"{name}.{inner}", vars(value)[inner], ours, seen)
+        else:
+            yield from _named(name, value, ours, seen)
 
 
-def _package(function: FunctionType) -> str:
-    return function.__module__.partition(".")[0]
+def _named(name: str, value: object, ours: set[str], seen: set[str]) -> Iterator[str]:
+    """What a global of that name adds to a definition."""
+    function = plain(value)
+    if isinstance(function, FunctionType):
+        if _package(function) in ours:
+            yield from _sources(function, seen)
+    elif isinstance(value, int | float | str | np.generic):
+        yield f"{name} = {value!r}"
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            yield from _named(f"{name}[{key!r}]", value[key], ours, seen)
+    elif isinstance(value, tuple | list):
+        for position, item in enumerate(value):
+            yield from _named(f"{name}[{position}]", item, ours, seen)
+
+
+@cache
+def _source(function: FunctionType) -> str:
+    return inspect.getsource(function)
+
+
+def plain(function: object) -> object:
+    """The Python function that a compiled one was made of; anything else as it is."""
+    return getattr(function, "py_func", function)
+
+
+def _package(thing: FunctionType | ModuleType) -> str:
+    name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+    return name.partition(".")[0]
 
 
 def _global_names(code: CodeType) -> set[str]:

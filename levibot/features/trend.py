@@ -61,6 +61,7 @@ def _relative_trend(bars: int) -> Feature:
         formula=relative_trend,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 

@@ -12,7 +12,7 @@ from levibot.features.feature import Feature
 from levibot.features.inputs import FILL_LIMIT
 
 # Every feature runs through these files, so their text is part of every definition.
-SHARED_FILES = ("rolling.py", "inputs.py", "engine.py")
+SHARED_FILES = ("kernels.py", "compiled.py", "rolling.py", "inputs.py", "engine.py")
 
 
 @dataclass(frozen=True)

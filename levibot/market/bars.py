@@ -5,14 +5,16 @@ A bar's `ts` is its opening instant. What it holds is known at `ts + interval`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 TimeArray = npt.NDArray[np.datetime64]  # datetime64[us], UTC
 
 FIELDS = ("open", "high", "low", "close", "volume")
@@ -148,10 +150,27 @@ class Panel:
         """The newest `n` rows."""
         return self.rows(slice(max(0, len(self) - n), len(self)))
 
+    def columns(self, columns: slice) -> Panel:
+        """A cut of the symbols."""
+        return self._with(lambda field: field[:, columns], self.symbols[columns])
+
+    def by_symbol(self) -> Panel:
+        """The same bars with each symbol's series contiguous in memory; copied only where they are not."""
+
+        def contiguous(field: FloatArray) -> FloatArray:
+            return field if field.strides[0] == field.itemsize else np.asfortranarray(field)
+
+        return self._with(contiguous, self.symbols)
+
     @property
     def closes_at(self) -> TimeArray:
         """(T,) when each row is known."""
         return self.ts + np.timedelta64(self.interval)
+
+    def _with(self, change: Callable[[FloatArray], FloatArray], symbols: tuple[str, ...]) -> Panel:
+        fields: dict[str, Any] = {name: change(getattr(self, name)) for name in FIELDS}
+        extra = {name: change(values) for name, values in self.extra.items()}
+        return replace(self, symbols=symbols, extra=extra, **fields)
 
 
 def to_datetime64(instant: datetime) -> np.datetime64:
