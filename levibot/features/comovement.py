@@ -8,7 +8,7 @@ from levibot.features.bar_series import per_sigma
 from levibot.features.cross_asset import leader_return
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import lag, ratio
+from levibot.features.rolling import change, lag, ratio
 from levibot.features.rolling_pairs import Regression, rolling_ratio, rolling_regression
 from levibot.features.windows import over
 from levibot.market.bars import FloatArray
@@ -39,9 +39,9 @@ def beta_change(inputs: Inputs, bars: int) -> FloatArray:
 
 def residual_return(inputs: Inputs, bars: int) -> FloatArray:
     """Log return less beta of BETA_BARS times the leader's, over sigma_slow · √bars. 0 for the leader."""
-    change = inputs.log_close - lag(inputs.log_close, bars)
-    explained = _on_leader(inputs, BETA_BARS).slope * change[:, [inputs.leader]]
-    return per_sigma(inputs, change - explained, bars)
+    moved = change(inputs.log_close, bars)
+    explained = _on_leader(inputs, BETA_BARS).slope * moved[:, [inputs.leader]]
+    return per_sigma(inputs, moved - explained, bars)
 
 
 def leader_lead(inputs: Inputs, bars: int) -> FloatArray:
@@ -104,6 +104,7 @@ COMOVEMENT = (
         leader_beta,
         unit="beta",
         source="Sharpe 1964: beta, here to BTC",
+        reads_others=True,
         more_bars=1,
     ),
     *over(
@@ -113,6 +114,7 @@ COMOVEMENT = (
         leader_correlation,
         unit="correlation",
         source="Pearson 1895: correlation, here with BTC",
+        reads_others=True,
         more_bars=1,
     ),
     *over(
@@ -122,6 +124,7 @@ COMOVEMENT = (
         idiosyncratic_vol,
         unit="ratio of volatilities",
         source="Ang, Hodrick, Xing & Zhang 2006: idiosyncratic volatility, to BTC",
+        reads_others=True,
         more_bars=1,
         scaled=True,
     ),
@@ -132,6 +135,7 @@ COMOVEMENT = (
         leader_return,
         unit="standard deviations",
         source="Lo & MacKinlay 1990: large assets lead small ones",
+        reads_others=True,
         more_bars=1,
         scaled=True,
     ),
@@ -141,6 +145,7 @@ COMOVEMENT = (
             family="cross_asset",
             unit=unit,
             source=source,
+            reads_others=True,
             inputs=("close",),
             window_bars=BETA_BARS + 1,
             formula=formula,
@@ -174,6 +179,7 @@ COMOVEMENT = (
         leader_lead,
         unit="correlation",
         source="Lo & MacKinlay 1990: cross-autocorrelation",
+        reads_others=True,
         more_bars=2,
     ),
     *over(
@@ -183,6 +189,7 @@ COMOVEMENT = (
         downside_beta,
         unit="beta",
         source="Ang, Chen & Xing 2006: downside beta, to BTC",
+        reads_others=True,
         more_bars=1,
     ),
     *over(
@@ -192,6 +199,7 @@ COMOVEMENT = (
         market_beta,
         unit="beta",
         source="Sharpe 1964: beta, to the equal-weight market",
+        reads_others=True,
         more_bars=1,
     ),
     *over(
@@ -201,6 +209,7 @@ COMOVEMENT = (
         market_correlation,
         unit="correlation",
         source="Pearson 1895: correlation with the equal-weight market",
+        reads_others=True,
         more_bars=1,
     ),
     *over(
@@ -210,6 +219,7 @@ COMOVEMENT = (
         average_correlation,
         unit="correlation",
         source="Pollet & Wilson 2010: average correlation",
+        reads_others=True,
         more_bars=1,
     ),
 )

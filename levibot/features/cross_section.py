@@ -11,7 +11,7 @@ from levibot.features.bar_series import mean_square
 from levibot.features.cross_asset import breadth, relative_return
 from levibot.features.distribution import drawdown
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import lag, log_ratio
+from levibot.features.rolling import change, log_ratio
 from levibot.features.rolling_cross import cross_rank
 from levibot.features.volatility import vol_ratio
 from levibot.features.volume import volume_ratio
@@ -39,7 +39,7 @@ def vol_place(inputs: Inputs, bars: int) -> FloatArray:
 
 def advance(inputs: Inputs, bars: int) -> FloatArray:
     """Symbols that rose less those that fell over `bars` rows, as a share of all."""
-    return inputs.across(np.sign(inputs.log_close - lag(inputs.log_close, bars)))
+    return inputs.across(np.sign(change(inputs.log_close, bars)))
 
 
 def market_vol(inputs: Inputs, bars: int) -> FloatArray:
@@ -73,6 +73,7 @@ CROSS_SECTION = (
         dispersion,
         unit="standard deviations",
         source="Stivers & Sun 2010: return dispersion",
+        reads_others=True,
         more_bars=1,
         scaled=True,
     ),
@@ -83,6 +84,7 @@ CROSS_SECTION = (
         relative_return,
         unit="standard deviations",
         source="Jegadeesh & Titman 1993: past return against the cross-section, here scaled by volatility",
+        reads_others=True,
         more_bars=1,
         scaled=True,
     ),
@@ -93,6 +95,7 @@ CROSS_SECTION = (
         return_place,
         unit="share of the other symbols",
         source="Jegadeesh & Titman 1993: rank of the past return",
+        reads_others=True,
         more_bars=1,
         scaled=True,
     ),
@@ -103,6 +106,7 @@ CROSS_SECTION = (
         vol_place,
         unit="share of the other symbols",
         source="Ang, Hodrick, Xing & Zhang 2006: rank of the volatility",
+        reads_others=True,
         more_bars=1,
     ),
     *over(
@@ -112,6 +116,7 @@ CROSS_SECTION = (
         breadth,
         unit="share of symbols",
         source="Zaremba, Szyszka, Karathanasopoulos & Mikutowski 2021: market breadth",
+        reads_others=True,
     ),
     *over(
         (1, 24),
@@ -120,6 +125,7 @@ CROSS_SECTION = (
         advance,
         unit="share of symbols",
         source="Zaremba, Szyszka, Karathanasopoulos & Mikutowski 2021: advances less declines",
+        reads_others=True,
         more_bars=1,
     ),
     *over(
@@ -129,6 +135,7 @@ CROSS_SECTION = (
         market_vol,
         unit="log ratio",
         source="Moreira & Muir 2017: volatility of the market, against the slow one",
+        reads_others=True,
         more_bars=1,
         scaled=True,
     ),
@@ -139,6 +146,7 @@ CROSS_SECTION = (
         relative_vol,
         unit="log ratio",
         source="realised volatility (Andersen & Bollerslev 1998) against the cross-section",
+        reads_others=True,
         more_bars=1,
     ),
     *(
@@ -151,6 +159,7 @@ CROSS_SECTION = (
             relative_volume,
             unit="log ratio",
             source="Gervais, Kaniel & Mingelgrin 2001: volume against its own past, and the cross-section",
+            reads_others=True,
             inputs=("close", "volume"),
             more_bars=VOLUME_PAST_BARS - bars,
         )
@@ -162,6 +171,7 @@ CROSS_SECTION = (
         market_drawdown,
         unit="standard deviations",
         source="Grossman & Zhou 1993: drawdown, mean of the symbols",
+        reads_others=True,
         scaled=True,
     ),
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import lag, ratio, rolling_mean, rolling_sum
+from levibot.features.rolling import change, ratio, rolling_mean, rolling_sum
 from levibot.features.rolling_moments import rolling_spread
 from levibot.features.windows import over
 from levibot.market.bars import FloatArray
@@ -39,7 +39,7 @@ def funding_score(inputs: Inputs, bars: int) -> FloatArray:
 def funding_change(inputs: Inputs, bars: int) -> FloatArray:
     """Rate less that of `bars` rows before."""
     rate = inputs.extra(FUNDING_RATE)
-    return rate - lag(rate, bars)
+    return change(rate, bars)
 
 
 def funding_paid(inputs: Inputs, bars: int) -> FloatArray:
@@ -131,6 +131,7 @@ FUNDING = (
             inputs=("close", FUNDING_RATE),
             window_bars=1,
             formula=formula,
+            reads_others=True,
         )
         for name, formula in (("relative_funding", relative_funding), ("market_funding", market_funding))
     ),

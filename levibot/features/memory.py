@@ -8,7 +8,7 @@ import numpy as np
 
 from levibot.features.bar_series import return_sign
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import lag, log_ratio, rolling_mean
+from levibot.features.rolling import change, lag, log_ratio, rolling_mean
 from levibot.features.rolling_pairs import rolling_ratio
 from levibot.features.rolling_patterns import permutation_entropy, sign_entropy
 from levibot.features.windows import over, over_pairs
@@ -19,12 +19,22 @@ HURST_SCALES = (1, 3, 9, 27)
 
 
 def autocorrelation(inputs: Inputs, lag_bars: int, bars: int) -> FloatArray:
-    """Sum of products of returns `lag_bars` apart over the sum of squares; no mean is taken off."""
+    """Sum of products of returns `lag_bars` apart over half the sum of both squares: −1 to 1.
+
+    No mean is taken off: that of hourly returns is nothing beside their deviation.
+    """
 
     def products() -> FloatArray:
         return inputs.log_return * lag(inputs.log_return, lag_bars)
 
-    return rolling_ratio(inputs.shared(("return_products", lag_bars), products), inputs.squared_return, bars)
+    def squares() -> FloatArray:
+        return 0.5 * (inputs.squared_return + lag(inputs.squared_return, lag_bars))
+
+    return rolling_ratio(
+        inputs.shared(("return_products", lag_bars), products),
+        inputs.shared(("squares_of_both", lag_bars), squares),
+        bars,
+    )
 
 
 def sign_persistence(inputs: Inputs, bars: int) -> FloatArray:
@@ -42,7 +52,7 @@ def variance_ratio(inputs: Inputs, scale_bars: int, bars: int) -> FloatArray:
     """Variance of moves over `scale_bars` rows over `scale_bars` times that of one: 1 for a random walk."""
 
     def squares() -> FloatArray:
-        return np.square(inputs.log_close - lag(inputs.log_close, scale_bars))
+        return np.square(change(inputs.log_close, scale_bars))
 
     moved = inputs.shared(("squared_moves", scale_bars), squares)
     return rolling_ratio(moved, inputs.squared_return, bars) * (1.0 / scale_bars)
@@ -70,9 +80,7 @@ def direction_entropy(inputs: Inputs, bars: int) -> FloatArray:
 
 
 def _absolute_move(inputs: Inputs, bars: int) -> FloatArray:
-    return inputs.shared(
-        ("absolute_move", bars), lambda: np.abs(inputs.log_close - lag(inputs.log_close, bars))
-    )
+    return inputs.shared(("absolute_move", bars), lambda: np.abs(change(inputs.log_close, bars)))
 
 
 MEMORY = (

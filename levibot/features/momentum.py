@@ -22,7 +22,7 @@ from levibot.features.bar_series import (
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.returns import scaled_return
-from levibot.features.rolling import lag, ratio
+from levibot.features.rolling import change, lag, ratio
 from levibot.features.rolling_pairs import rolling_ratio
 from levibot.features.rolling_patterns import run_length
 from levibot.features.windows import over, over_pairs
@@ -47,7 +47,7 @@ def acceleration(inputs: Inputs, bars: int) -> FloatArray:
 
 def path_efficiency(inputs: Inputs, bars: int) -> FloatArray:
     """Net log move over the sum of absolute ones: −1 to 1. NaN where nothing moved."""
-    return ratio(inputs.log_close - lag(inputs.log_close, bars), path_length(inputs, bars))
+    return ratio(change(inputs.log_close, bars), path_length(inputs, bars))
 
 
 def sign_balance(inputs: Inputs, bars: int) -> FloatArray:

@@ -18,7 +18,7 @@ from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.rolling import (
     BoolArray,
-    lag,
+    change,
     ratio,
     rolling_max,
     rolling_mean,
@@ -119,9 +119,9 @@ def true_strength(inputs: Inputs, bars: int) -> FloatArray:
 
     The second span is half of the first. NaN when the price stood for STANDSTILL_LENGTHS · bars.
     """
-    change = inputs.close - lag(inputs.close, 1)
+    moved = change(inputs.close, 1)
     still = close_stands(inputs, STANDSTILL_LENGTHS * bars)
-    return ratio(_smoothed_twice(change, bars, still), _smoothed_twice(np.abs(change), bars, still))
+    return ratio(_smoothed_twice(moved, bars, still), _smoothed_twice(np.abs(moved), bars, still))
 
 
 def bull_power(inputs: Inputs) -> FloatArray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import lag, log_ratio, ratio, rolling_mean
+from levibot.features.rolling import change, lag, log_ratio, ratio, rolling_mean
 from levibot.features.rolling_moments import rolling_spread
 from levibot.features.windows import over
 from levibot.market.bars import FloatArray
@@ -58,7 +58,7 @@ def news_sentiment_mean(inputs: Inputs, bars: int) -> FloatArray:
 def news_sentiment_change(inputs: Inputs, bars: int) -> FloatArray:
     """Tone less that of `bars` rows before."""
     tone = inputs.extra(NEWS_SENTIMENT)
-    return tone - lag(tone, bars)
+    return change(tone, bars)
 
 
 def news_sentiment_score(inputs: Inputs, bars: int) -> FloatArray:

@@ -1,11 +1,10 @@
-# mypy: allow-untyped-decorators
 """Ranks across the symbols of one row: compiled."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from levibot.features.compiled import compiled
 from levibot.features.rolling import BoolArray
 from levibot.features.rolling_moments import by_symbol
 from levibot.market.bars import FloatArray
@@ -22,7 +21,7 @@ def cross_rank(x: FloatArray, counted: BoolArray) -> FloatArray:
     return out.T
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _rank(x: FloatArray, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     below = np.empty(n_rows)

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-decorators
 """Where in a window the extremes lie, the deepest fall, ranks and standstills: compiled.
 
 As in `rolling.py`: row t reads rows t - window + 1 … t and nothing else, a NaN in the window makes the result
@@ -9,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from levibot.features.compiled import compiled
 from levibot.features.rolling_moments import by_symbol
 from levibot.market.bars import FloatArray
 
@@ -55,7 +54,7 @@ def stands(x: FloatArray, bars: int) -> npt.NDArray[np.bool_]:
     return out.T
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _since_max(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     best, at = np.empty(window + 1), np.zeros(window + 1, dtype=np.int64)
@@ -86,7 +85,7 @@ def _since_max(x: FloatArray, window: int, out: FloatArray) -> None:
                     out[s, row] = row - (at[j] if best[j] > top else top_row)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _drawdown(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     fall, peak = np.zeros(window + 1), np.zeros(window + 1)
@@ -126,7 +125,7 @@ def _drawdown(x: FloatArray, window: int, out: FloatArray) -> None:
                     out[s, row] = max(deepest, fall[j], peak[j] - low)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _rank(x: FloatArray, values: int, stride: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     reach = values * stride
@@ -144,7 +143,7 @@ def _rank(x: FloatArray, values: int, stride: int, out: FloatArray) -> None:
             out[s, row] = np.nan if unknown or np.isnan(newest) else 0.5 * below / values
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _stands(x: FloatArray, bars: int, out: npt.NDArray[np.bool_]) -> None:
     n_symbols, n_rows = x.shape
     for s in range(n_symbols):

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-decorators
 """Mean, variance, skewness, kurtosis and the straight line of a window: compiled, O(1) a row.
 
 Row t reads rows t - window + 1 … t and nothing else, by the two blocks of `rolling.py`. Every sum is taken
@@ -13,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from levibot.features.compiled import compiled
 from levibot.market.bars import FloatArray
 
 # A residual below this share of the variance is what rounding leaves of an exact line.
@@ -83,7 +82,7 @@ def _empty(rows: FloatArray, results: int) -> FloatArray:
     return np.empty((results, *rows.shape))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _spread(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     rest1, rest2 = np.full(window + 1, np.nan), np.full(window + 1, np.nan)
@@ -112,7 +111,7 @@ def _spread(x: FloatArray, window: int, out: FloatArray) -> None:
                 out[1, s, row] = np.sqrt(variance) if variance > 0.0 else 0.0 * variance
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shape(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     rest = np.zeros((4, window + 1))
@@ -154,7 +153,7 @@ def _shape(x: FloatArray, window: int, out: FloatArray) -> None:
                     out[1, s, row] = np.nan
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _line(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     rest = np.zeros((3, window + 1))

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-decorators
 """Two series in one window: ratio of sums, covariance, regression. Compiled, O(1) a row.
 
 As in `rolling_moments.py`: row t reads its window and nothing else, about the first row of the newer block.
@@ -9,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from levibot.features.compiled import compiled
 from levibot.features.rolling import SMALLEST_DENOMINATOR
 from levibot.features.rolling_moments import by_symbol
 from levibot.market.bars import FloatArray
@@ -44,7 +43,7 @@ def rolling_regression(x: FloatArray, y: FloatArray, window_bars: int) -> Regres
     return Regression(out[0].T, out[1].T, out[2].T)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _ratio(x: FloatArray, y: FloatArray, window: int, smallest: float, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     rest_x, rest_y = np.zeros(window + 1), np.zeros(window + 1)
@@ -67,7 +66,7 @@ def _ratio(x: FloatArray, y: FloatArray, window: int, smallest: float, out: Floa
                 out[s, row] = (sum_x + rest_x[j]) / bottom if bottom > smallest else np.nan
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _regression(x: FloatArray, y: FloatArray, window: int, smallest: float, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     rest = np.zeros((5, window + 1))

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-decorators
 """Patterns of a window, counted: entropies and runs. Compiled, O(1) a row.
 
 The counts are whole numbers, so a window that moves on loses and gains patterns without any rounding: row t
@@ -12,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from levibot.features.compiled import compiled
 from levibot.features.rolling_moments import by_symbol
 from levibot.market.bars import FloatArray
 
@@ -65,7 +64,7 @@ def _entropy(
     return out.T
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _ordinal_codes(x: FloatArray, codes: npt.NDArray[np.int8]) -> None:
     n_symbols, n_rows = x.shape
     for s in range(n_symbols):
@@ -80,7 +79,7 @@ def _ordinal_codes(x: FloatArray, codes: npt.NDArray[np.int8]) -> None:
                 codes[s, row] = 3 if b > c else (4 if a > c else 5)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sign_codes(x: FloatArray, codes: npt.NDArray[np.int8]) -> None:
     n_symbols, n_rows = x.shape
     for s in range(n_symbols):
@@ -93,7 +92,7 @@ def _sign_codes(x: FloatArray, codes: npt.NDArray[np.int8]) -> None:
                 codes[s, row] = 4 * (a > 0.0) + 2 * (b > 0.0) + (c > 0.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count(
     codes: npt.NDArray[np.int8], n_codes: int, window: int, terms: FloatArray, out: FloatArray
 ) -> None:
@@ -121,7 +120,7 @@ def _count(
                 out[s, row] = np.nan
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _runs(x: FloatArray, longest: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
     for s in range(n_symbols):

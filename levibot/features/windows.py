@@ -19,6 +19,7 @@ def over(
     inputs: tuple[str, ...] = ("close",),
     more_bars: int = 0,
     scaled: bool = False,
+    reads_others: bool = False,
 ) -> tuple[Feature, ...]:
     """`formula(inputs, bars)` for each window, as NAME_BARS; it reads bars + more_bars rows."""
     return tuple(
@@ -32,6 +33,7 @@ def over(
             formula=formula,
             parameters=(("bars", bars),),
             scaled=scaled,
+            reads_others=reads_others,
         )
         for bars in windows
     )
@@ -49,6 +51,7 @@ def over_pairs(
     source: str,
     inputs: tuple[str, ...] = ("close",),
     scaled: bool = False,
+    reads_others: bool = False,
 ) -> tuple[Feature, ...]:
     """A formula of two parameters for each pair, as NAME_FIRST_SECOND.
 
@@ -65,6 +68,7 @@ def over_pairs(
             formula=formula,
             parameters=((parameters[0], first), (parameters[1], second)),
             scaled=scaled,
+            reads_others=reads_others,
         )
         for first, second in pairs
     )
