@@ -8,14 +8,10 @@ from datetime import timedelta
 import numpy as np
 
 from levibot.errors import UsageError
-from levibot.features.feature import Feature
+from levibot.features.feature import TAIL_TIERS, Feature
 from levibot.features.inputs import Inputs
 from levibot.features.view import FeatureView
 from levibot.market.bars import FloatArray, Panel
-
-# Most formulas read a few days, and only the volatility that scales them reads months: in the tail each
-# formula runs on the shortest of these windows that holds what it reads.
-TAIL_TIERS = (192, 768)
 
 # glibc hands the pages of freed temporary arrays back, and the kernel clears them anew for the next one, at
 # ten times the cost of the arithmetic. Freeing one large block teaches it to keep blocks up to that size.
@@ -65,11 +61,10 @@ def compute_tail(view: FeatureView, panel: Panel, rows: int) -> FloatArray:
     if not 1 <= rows <= len(panel):
         raise UsageError(f"{rows} rows of features are asked of a panel of {len(panel)} rows.")
     whole = Inputs(panel.tail(view.warmup_bars + rows).by_symbol())
-    tiers = [whole.tail(bars + rows) for bars in TAIL_TIERS if bars < view.warmup_bars]
+    inputs = {bars: whole.tail(bars + rows) for bars in TAIL_TIERS} | {None: whole}
     out = np.empty((rows, len(panel.symbols), len(view.features)))
     for position, feature in enumerate(view.features):
-        inputs = next((tier for tier in tiers if feature.window_bars + rows <= len(tier.panel)), whole)
-        out[:, :, position] = feature.compute(inputs)[-rows:]
+        out[:, :, position] = feature.compute(inputs[feature.tail_bars])[-rows:]
     out[~whole.has_bar[-rows:]] = np.nan
     return out
 
