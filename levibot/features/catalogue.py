@@ -10,7 +10,8 @@ from levibot.features.views import FULL, VIEWS
 
 HEAD = """# Features
 
-Every feature of every view, made from the definitions; do not edit. A test keeps this page true, and writes it:
+Every feature of every view, made from the definitions and not to be edited. A test keeps this page true, and
+writes it:
 `LEVIBOT_WRITE_FEATURES=1 .venv/bin/python -m pytest tests/levibot/features/test_catalogue.py`.
 
 "Rows" are the bars, its own included, that the formula reads, and so its warm-up. `σ` after them says that

@@ -131,16 +131,20 @@ def _rank(x: FloatArray, values: int, stride: int, out: FloatArray) -> None:
     reach = values * stride
     for s in range(n_symbols):
         out[s, : min(reach, n_rows)] = np.nan
-        for row in range(reach, n_rows):
-            newest = x[s, row]
-            below = 0
-            unknown = 0
-            for i in range(values):
-                older = x[s, row - (i + 1) * stride]
-                # 2 for below, 1 for equal, 0 for above or unknown.
-                below += (older < newest) + (older <= newest)
-                unknown += older != older
-            out[s, row] = np.nan if unknown or np.isnan(newest) else 0.5 * below / values
+        # Some rows at a time stay in the cache while each of the older values is compared with all of them.
+        for first in range(reach, n_rows, 1024):
+            last = min(first + 1024, n_rows)
+            newest, share = x[s, first:last], out[s, first:last]
+            share[:] = 0.0
+            for i in range(1, values + 1):
+                older = x[s, first - i * stride : last - i * stride]
+                for row in range(len(share)):
+                    # 2 for below, 1 for equal; a NaN on either side stays one.
+                    below = 1.0 if older[row] < newest[row] else 0.0
+                    share[row] += below + (1.0 if older[row] <= newest[row] else 0.0)
+                    share[row] += 0.0 * (older[row] - newest[row])
+            for row in range(len(share)):
+                share[row] = 0.5 * share[row] / values
 
 
 @compiled

@@ -83,112 +83,118 @@ def _empty(rows: FloatArray, results: int) -> FloatArray:
 
 
 @compiled
+def power_sums(x: FloatArray, start: int, window: int, rest: FloatArray, head: FloatArray) -> None:
+    """Sums of powers about x[start], one row of `rest` and `head` a power.
+
+    head[:, k]: of rows start … start + k. rest[:, j]: of rows start − window + j … start − 1; NaN before
+    row 0.
+    """
+    origin = x[start]
+    powers = len(rest)
+    if start:
+        sum1 = sum2 = sum3 = sum4 = 0.0
+        for j in range(window - 1, -1, -1):
+            d = x[start - window + j] - origin
+            d2 = d * d
+            sum1 += d
+            sum2 += d2
+            rest[0, j], rest[1, j] = sum1, sum2
+            if powers > 2:
+                sum3 += d2 * d
+                sum4 += d2 * d2
+                rest[2, j], rest[3, j] = sum3, sum4
+    else:
+        rest[:, :window] = np.nan
+    sum1 = sum2 = sum3 = sum4 = 0.0
+    for k in range(min(window, len(x) - start)):
+        d = x[start + k] - origin
+        d2 = d * d
+        sum1 += d
+        sum2 += d2
+        head[0, k], head[1, k] = sum1, sum2
+        if powers > 2:
+            sum3 += d2 * d
+            sum4 += d2 * d2
+            head[2, k], head[3, k] = sum3, sum4
+
+
+@compiled
 def _spread(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
-    rest1, rest2 = np.full(window + 1, np.nan), np.full(window + 1, np.nan)
-    rest1[window] = rest2[window] = 0.0
+    rest, head = np.zeros((2, window + 1)), np.empty((2, window))
+    per_row = 1.0 / window
     for s in range(n_symbols):
-        rest1[:window] = np.nan
-        rest2[:window] = np.nan
         for start in range(0, n_rows, window):
+            power_sums(x[s], start, window, rest, head)
             origin = x[s, start]
-            if start:
-                sum1 = sum2 = 0.0
-                for j in range(window - 1, -1, -1):
-                    d = x[s, start - window + j] - origin
-                    sum1 += d
-                    sum2 += d * d
-                    rest1[j], rest2[j] = sum1, sum2
-            sum1 = sum2 = 0.0
-            for row in range(start, min(start + window, n_rows)):
-                d = x[s, row] - origin
-                sum1 += d
-                sum2 += d * d
-                j = row - start + 1
-                mean = (sum1 + rest1[j]) / window
-                variance = (sum2 + rest2[j]) / window - mean * mean
-                out[0, s, row] = origin + mean
-                out[1, s, row] = np.sqrt(variance) if variance > 0.0 else 0.0 * variance
+            rows = min(window, n_rows - start)
+            mean, deviation = out[0, s, start : start + rows], out[1, s, start : start + rows]
+            # A loop of its own, in which no row waits for the one before: several are taken at once.
+            for k in range(rows):
+                m1 = (head[0, k] + rest[0, k + 1]) * per_row
+                variance = (head[1, k] + rest[1, k + 1]) * per_row - m1 * m1
+                mean[k] = origin + m1
+                deviation[k] = np.sqrt(variance if variance > 0.0 else 0.0 * variance)
 
 
 @compiled
 def _shape(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
-    rest = np.zeros((4, window + 1))
+    rest, head = np.zeros((4, window + 1)), np.empty((4, window))
+    per_row = 1.0 / window
     for s in range(n_symbols):
-        rest[:, :window] = np.nan
         for start in range(0, n_rows, window):
-            origin = x[s, start]
-            if start:
-                sum1 = sum2 = sum3 = sum4 = 0.0
-                for j in range(window - 1, -1, -1):
-                    d = x[s, start - window + j] - origin
-                    d2 = d * d
-                    sum1 += d
-                    sum2 += d2
-                    sum3 += d2 * d
-                    sum4 += d2 * d2
-                    rest[0, j], rest[1, j], rest[2, j], rest[3, j] = sum1, sum2, sum3, sum4
-            sum1 = sum2 = sum3 = sum4 = 0.0
-            for row in range(start, min(start + window, n_rows)):
-                d = x[s, row] - origin
-                d2 = d * d
-                sum1 += d
-                sum2 += d2
-                sum3 += d2 * d
-                sum4 += d2 * d2
-                j = row - start + 1
-                m1 = (sum1 + rest[0, j]) / window
-                m2 = (sum2 + rest[1, j]) / window
-                m3 = (sum3 + rest[2, j]) / window
-                m4 = (sum4 + rest[3, j]) / window
-                variance = m2 - m1 * m1
-                if variance > ROUNDING * m2:
-                    third = m3 - 3.0 * m1 * m2 + 2.0 * m1 * m1 * m1
-                    fourth = m4 - 4.0 * m1 * m3 + 6.0 * m1 * m1 * m2 - 3.0 * m1 * m1 * m1 * m1
-                    out[0, s, row] = third / (variance * np.sqrt(variance))
-                    out[1, s, row] = fourth / (variance * variance) - 3.0
-                else:
-                    out[0, s, row] = np.nan
-                    out[1, s, row] = np.nan
+            power_sums(x[s], start, window, rest, head)
+            rows = min(window, n_rows - start)
+            skewness, kurtosis = out[0, s, start : start + rows], out[1, s, start : start + rows]
+            for k in range(rows):
+                m1 = (head[0, k] + rest[0, k + 1]) * per_row
+                m2 = (head[1, k] + rest[1, k + 1]) * per_row
+                m3 = (head[2, k] + rest[2, k + 1]) * per_row
+                m4 = (head[3, k] + rest[3, k + 1]) * per_row
+                squared = m1 * m1
+                left = m2 - squared
+                variance = left if left > ROUNDING * m2 else np.nan
+                third = m3 - 3.0 * m1 * m2 + 2.0 * m1 * squared
+                fourth = m4 - 4.0 * m1 * m3 + 6.0 * squared * m2 - 3.0 * squared * squared
+                skewness[k] = third / (variance * np.sqrt(variance))
+                kurtosis[k] = fourth / (variance * variance) - 3.0
 
 
 @compiled
 def _line(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
-    rest = np.zeros((3, window + 1))
+    rest, head = np.zeros((2, window + 1)), np.empty((2, window))
+    # Sums of d times the rows since the block's first one.
+    rest_t, head_t = np.zeros(window + 1), np.empty(window)
+    per_row = 1.0 / window
     half = (window - 1) / 2.0
     time_variance = (window * window - 1) / 12.0
     for s in range(n_symbols):
-        rest[:, :window] = np.nan
         for start in range(0, n_rows, window):
+            power_sums(x[s], start, window, rest, head)
             origin = x[s, start]
-            if start:
-                sum1 = sum2 = sum_t = 0.0
-                for j in range(window - 1, -1, -1):
-                    d = x[s, start - window + j] - origin
-                    sum1 += d
-                    sum2 += d * d
-                    sum_t += (j - window) * d
-                    rest[0, j], rest[1, j], rest[2, j] = sum1, sum2, sum_t
-            sum1 = sum2 = sum_t = 0.0
-            for row in range(start, min(start + window, n_rows)):
-                d = x[s, row] - origin
-                age = row - start
-                sum1 += d
-                sum2 += d * d
-                sum_t += age * d
-                j = age + 1
-                mean = (sum1 + rest[0, j]) / window
-                variance = (sum2 + rest[1, j]) / window - mean * mean
-                slope = ((sum_t + rest[2, j]) / window - (age - half) * mean) / time_variance
-                deviation = np.sqrt(variance) if variance > 0.0 else 0.0 * variance
-                out[0, s, row] = slope
-                out[2, s, row] = d - mean - half * slope
-                out[4, s, row] = deviation
-                if deviation > 0.0:
-                    out[1, s, row] = min(slope * slope * time_variance / variance, 1.0)
-                    out[3, s, row] = (d - mean) / deviation
-                else:
-                    out[1, s, row] = np.nan
-                    out[3, s, row] = np.nan
+            sum_t = 0.0 if start else np.nan
+            for j in range(window - 1, -1, -1):
+                if start:
+                    sum_t += (j - window) * (x[s, start - window + j] - origin)
+                rest_t[j] = sum_t
+            sum_t = 0.0
+            rows = min(window, n_rows - start)
+            for k in range(rows):
+                sum_t += k * (x[s, start + k] - origin)
+                head_t[k] = sum_t
+            slopes, fits = out[0, s, start : start + rows], out[1, s, start : start + rows]
+            gaps, scores = out[2, s, start : start + rows], out[3, s, start : start + rows]
+            deviations = out[4, s, start : start + rows]
+            for k in range(rows):
+                mean = (head[0, k] + rest[0, k + 1]) * per_row
+                left = (head[1, k] + rest[1, k + 1]) * per_row - mean * mean
+                slope = ((head_t[k] + rest_t[k + 1]) * per_row - (k - half) * mean) / time_variance
+                above = x[s, start + k] - origin - mean
+                variance = left if left > 0.0 else np.nan
+                slopes[k] = slope
+                fits[k] = min(slope * slope * time_variance / variance, 1.0)
+                gaps[k] = above - half * slope
+                scores[k] = above / np.sqrt(variance)
+                deviations[k] = np.sqrt(left if left > 0.0 else 0.0 * left)

@@ -85,11 +85,12 @@ def _ratio(x: FloatArray, y: FloatArray, window: int, smallest: float, out: Floa
 @compiled
 def _regression(x: FloatArray, y: FloatArray, window: int, smallest: float, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
-    rest = np.zeros((5, window + 1))
+    rest, head = np.zeros((5, window + 1)), np.empty((5, window))
+    per_row = 1.0 / window
     for s in range(n_symbols):
-        rest[:, :window] = np.nan
         for start in range(0, n_rows, window):
             x0, y0 = x[s, start], y[s, start]
+            rest[:, :window] = np.nan
             if start:
                 sx = sy = sxx = sxy = syy = 0.0
                 for j in range(window - 1, -1, -1):
@@ -100,25 +101,34 @@ def _regression(x: FloatArray, y: FloatArray, window: int, smallest: float, out:
                     sxy += dx * dy
                     syy += dy * dy
                     rest[0, j], rest[1, j], rest[2, j], rest[3, j], rest[4, j] = sx, sy, sxx, sxy, syy
+            rows = min(window, n_rows - start)
             sx = sy = sxx = sxy = syy = 0.0
-            for row in range(start, min(start + window, n_rows)):
-                dx, dy = x[s, row] - x0, y[s, row] - y0
+            for k in range(rows):
+                dx, dy = x[s, start + k] - x0, y[s, start + k] - y0
                 sx += dx
                 sy += dy
                 sxx += dx * dx
                 sxy += dx * dy
                 syy += dy * dy
-                j = row - start + 1
-                mean_x, mean_y = (sx + rest[0, j]) / window, (sy + rest[1, j]) / window
-                var_x = (sxx + rest[2, j]) / window - mean_x * mean_x
-                cov = (sxy + rest[3, j]) / window - mean_x * mean_y
-                var_y = (syy + rest[4, j]) / window - mean_y * mean_y
-                out[0, s, row] = out[1, s, row] = out[2, s, row] = np.nan
-                if var_x > smallest:
-                    slope = cov / var_x
-                    # In this order a series explains itself with a slope of 1 and nothing left, exactly.
-                    left = var_y - slope * cov
-                    out[0, s, row] = slope
-                    out[2, s, row] = np.sqrt(left) if left > 0.0 else 0.0 * left
-                    if var_y > smallest:
-                        out[1, s, row] = min(max(slope * np.sqrt(var_x / var_y), -1.0), 1.0)
+                head[0, k], head[1, k], head[2, k], head[3, k], head[4, k] = sx, sy, sxx, sxy, syy
+            slopes, correlations = out[0, s, start : start + rows], out[1, s, start : start + rows]
+            residuals = out[2, s, start : start + rows]
+            # A loop of its own, in which no row waits for the one before: several are taken at once.
+            for k in range(rows):
+                mean_x, mean_y = (
+                    (head[0, k] + rest[0, k + 1]) * per_row,
+                    (head[1, k] + rest[1, k + 1]) * per_row,
+                )
+                left_x = (head[2, k] + rest[2, k + 1]) * per_row - mean_x * mean_x
+                cov = (head[3, k] + rest[3, k + 1]) * per_row - mean_x * mean_y
+                left_y = (head[4, k] + rest[4, k + 1]) * per_row - mean_y * mean_y
+                var_x = left_x if left_x > smallest else np.nan
+                var_y = left_y if left_y > smallest else np.nan
+                slope = cov / var_x
+                # In this order a series explains itself with a slope of 1 and nothing left, exactly.
+                left = left_y - slope * cov
+                slopes[k] = slope
+                bounded = slope * np.sqrt(var_x / var_y)
+                bounded = 1.0 if bounded > 1.0 else bounded
+                correlations[k] = -1.0 if bounded < -1.0 else bounded
+                residuals[k] = np.sqrt(left if left > 0.0 else 0.0 * left)

@@ -18,6 +18,8 @@ from levibot.market.bars import FloatArray
 
 ORDINAL_PATTERNS = 6
 SIGN_WORDS = 8
+# An entropy of one, as a whole number: 2^48, fine enough for 14 digits.
+UNITS = 2.0**48
 
 
 def permutation_entropy(x: FloatArray, window_bars: int) -> FloatArray:
@@ -59,8 +61,10 @@ def _entropy(
     counts = np.arange(window_bars + 1, dtype=np.float64)
     share = np.maximum(counts, 1.0) / window_bars
     terms = -(counts / window_bars) * np.log(share) / math.log(n_codes)
+    # Whole numbers add up without rounding, whatever came and went before.
+    units = np.rint(terms * UNITS).astype(np.int64)
     out = np.empty(rows.shape)
-    _count(codes, n_codes, window_bars, terms, out)
+    _count(codes, n_codes, window_bars, units, UNITS, out)
     return out.T
 
 
@@ -94,30 +98,31 @@ def _sign_codes(x: FloatArray, codes: npt.NDArray[np.int8]) -> None:
 
 @compiled
 def _count(
-    codes: npt.NDArray[np.int8], n_codes: int, window: int, terms: FloatArray, out: FloatArray
+    codes: npt.NDArray[np.int8],
+    n_codes: int,
+    window: int,
+    units: npt.NDArray[np.int64],
+    units_of_one: float,
+    out: FloatArray,
 ) -> None:
     n_symbols, n_rows = codes.shape
     count = np.zeros(n_codes, dtype=np.int64)
     for s in range(n_symbols):
         count[:] = 0
         known = 0
+        total = 0
         for row in range(n_rows):
+            gone = codes[s, row - window] if row >= window else -1
+            if gone >= 0:
+                total += units[count[gone] - 1] - units[count[gone]]
+                count[gone] -= 1
+                known -= 1
             code = codes[s, row]
             if code >= 0:
+                total += units[count[code] + 1] - units[count[code]]
                 count[code] += 1
                 known += 1
-            if row >= window:
-                gone = codes[s, row - window]
-                if gone >= 0:
-                    count[gone] -= 1
-                    known -= 1
-            if known == window:
-                total = 0.0
-                for i in range(n_codes):
-                    total += terms[count[i]]
-                out[s, row] = total
-            else:
-                out[s, row] = np.nan
+            out[s, row] = total / units_of_one if known == window else np.nan
 
 
 @compiled
