@@ -71,12 +71,16 @@ def _week_angle(inputs: Inputs) -> FloatArray:
 
 def _share_angle(inputs: Inputs, period: str) -> FloatArray:
     closes_at = inputs.panel.closes_at
-    begun = closes_at.astype(period)
-    ends = (begun + np.timedelta64(1)).astype(closes_at.dtype)
-    begun = begun.astype(closes_at.dtype)
-    gone, length = (closes_at - begun).astype(np.float64), (ends - begun).astype(np.float64)
-    angle: FloatArray = 2.0 * math.pi * (gone / length)
-    return angle
+
+    def compute() -> FloatArray:
+        begun = closes_at.astype(period)
+        ends = (begun + np.timedelta64(1)).astype(closes_at.dtype)
+        begun = begun.astype(closes_at.dtype)
+        gone, length = (closes_at - begun).astype(np.float64), (ends - begun).astype(np.float64)
+        angle: FloatArray = 2.0 * math.pi * (gone / length)
+        return angle
+
+    return inputs.shared(("angle", period), compute)
 
 
 def _per_symbol(inputs: Inputs, values: FloatArray) -> FloatArray:

@@ -51,9 +51,10 @@ def talib_series(
 
     run = getattr(talib, function)
     columns = [np.asfortranarray(field) for field in fields]
-    out: FloatArray = np.full(fields[0].shape, np.nan, order="F")
+    out: FloatArray = np.empty(fields[0].shape, order="F")
     for symbol in range(len(out.T)):
         series = [column[:, symbol] for column in columns]
+        end = 0
         for start, stop in _stretches(series):
             if stop - start < window_bars:
                 continue
@@ -61,20 +62,23 @@ def talib_series(
             if isinstance(values, tuple):
                 values = values[output]
             first = window_bars - 1
+            out[end : start + first, symbol] = np.nan
             out[start + first : stop, symbol] = values[first:]
-    if unknown is not None:
+            end = stop
+        out[end:, symbol] = np.nan
+    if unknown is not None and unknown.any():
         out[unknown] = np.nan
     return out
 
 
 def _stretches(series: Sequence[FloatArray]) -> Iterator[tuple[int, int]]:
     """First row, and the row after the last, of each stretch in which all series are known."""
+    # A sum is NaN where one value is, and is had faster than a mask of them.
+    if len(series[0]) and not np.isnan(sum(np.add.reduce(one) for one in series)):
+        yield 0, len(series[0])
+        return
     known = ~np.isnan(series[0])
     for other in series[1:]:
         known &= ~np.isnan(other)
-    if known.all():
-        if len(known):
-            yield 0, len(known)
-        return
     edges = np.flatnonzero(np.diff(known, prepend=False, append=False))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
