@@ -13,7 +13,7 @@ from levibot.features.inputs import Inputs
 from levibot.features.rolling import (
     BoolArray,
     lag,
-    ratio,
+    log,
     rolling_max,
     rolling_mean,
     rolling_min,
@@ -21,29 +21,28 @@ from levibot.features.rolling import (
 )
 from levibot.features.rolling_extremes import stands
 from levibot.features.rolling_moments import Line, Shape, Spread, rolling_line, rolling_shape, rolling_spread
+from levibot.features.rolling_pairs import over_scale
 from levibot.market.bars import FloatArray
 
 
 def per_sigma(inputs: Inputs, x: FloatArray, bars: int) -> FloatArray:
     """x / (sigma_slow · √bars): a log change over `bars` rows in its own standard deviations."""
-    return ratio(x, inputs.sigma_slow) * (1.0 / math.sqrt(bars))
+    return over_scale(x, inputs.sigma_slow, math.sqrt(bars))
 
 
 def log_open(inputs: Inputs) -> FloatArray:
     """log of the open."""
-    return inputs.shared(
-        "log_open", lambda: np.log(np.where(inputs.has_bar, inputs.panel.open, inputs.close), order="F")
-    )
+    return inputs.shared("log_open", lambda: log(np.where(inputs.has_bar, inputs.panel.open, inputs.close)))
 
 
 def log_high(inputs: Inputs) -> FloatArray:
     """log of the high."""
-    return inputs.shared("log_high", lambda: np.log(inputs.high, order="F"))
+    return inputs.shared("log_high", lambda: log(inputs.high))
 
 
 def log_low(inputs: Inputs) -> FloatArray:
     """log of the low."""
-    return inputs.shared("log_low", lambda: np.log(inputs.low, order="F"))
+    return inputs.shared("log_low", lambda: log(inputs.low))
 
 
 def log_range(inputs: Inputs) -> FloatArray:
@@ -104,6 +103,12 @@ def path_length(inputs: Inputs, bars: int) -> FloatArray:
 def mean_square(inputs: Inputs, bars: int) -> FloatArray:
     """Mean of the last squared log returns."""
     return inputs.shared(("mean_square", bars), lambda: rolling_mean(inputs.squared_return, bars))
+
+
+def mean_squared_range(inputs: Inputs, bars: int) -> FloatArray:
+    """Mean of the last squared log ranges."""
+    squares = inputs.shared("squared_range", lambda: np.square(log_range(inputs)))
+    return inputs.shared(("mean_squared_range", bars), lambda: rolling_mean(squares, bars))
 
 
 def mean_close(inputs: Inputs, bars: int) -> FloatArray:

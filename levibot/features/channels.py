@@ -17,7 +17,7 @@ from levibot.features.bar_series import (
 )
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import lag, log_ratio, ratio, rolling_sum
+from levibot.features.rolling import lag, log, log_ratio, ratio, rolling_sum
 from levibot.features.rolling_pairs import rolling_ratio
 from levibot.features.talib_series import (
     STANDSTILL_LENGTHS,
@@ -82,25 +82,23 @@ def aroon(inputs: Inputs, bars: int) -> FloatArray:
 
 def ichimoku_cross(inputs: Inputs) -> FloatArray:
     """log(conversion line / base line) over sigma_slow · √BASE."""
-    return per_sigma(inputs, np.log(_middle(inputs, CONVERSION) / _middle(inputs, BASE)), BASE)
+    return per_sigma(inputs, log(_middle(inputs, CONVERSION) / _middle(inputs, BASE)), BASE)
 
 
 def ichimoku_cloud_gap(inputs: Inputs) -> FloatArray:
     """log(C / middle of the cloud over the bar) over sigma_slow · √SPAN."""
     first, second = _cloud(inputs)
-    return per_sigma(inputs, np.log(2.0 * inputs.close / (first + second)), SPAN)
+    return per_sigma(inputs, log(2.0 * inputs.close / (first + second)), SPAN)
 
 
 def ichimoku_cloud_width(inputs: Inputs) -> FloatArray:
     """log(leading span A / leading span B) of the cloud over the bar, over sigma_slow · √SPAN."""
     first, second = _cloud(inputs)
-    return per_sigma(inputs, np.log(first / second), SPAN)
+    return per_sigma(inputs, log(first / second), SPAN)
 
 
 def _log_width(inputs: Inputs, bars: int) -> FloatArray:
-    return inputs.shared(
-        ("log_width", bars), lambda: np.log(highest(inputs, bars) / lowest(inputs, bars), order="F")
-    )
+    return inputs.shared(("log_width", bars), lambda: log(highest(inputs, bars) / lowest(inputs, bars)))
 
 
 def _middle(inputs: Inputs, bars: int) -> FloatArray:

@@ -19,6 +19,7 @@ from levibot.features.inputs import Inputs
 from levibot.features.rolling import (
     BoolArray,
     change,
+    log,
     ratio,
     rolling_max,
     rolling_mean,
@@ -154,9 +155,7 @@ def _smoothed_twice(x: FloatArray, bars: int, unknown: BoolArray) -> FloatArray:
 def _log_elder_average(inputs: Inputs) -> FloatArray:
     return inputs.shared(
         "log_elder_average",
-        lambda: np.log(
-            talib_series("EMA", (inputs.close,), ema_rows(ELDER_SPAN), {"timeperiod": ELDER_SPAN}), order="F"
-        ),
+        lambda: log(talib_series("EMA", (inputs.close,), ema_rows(ELDER_SPAN), {"timeperiod": ELDER_SPAN})),
     )
 
 

@@ -75,7 +75,8 @@ def range_expansion(inputs: Inputs, bars: int) -> FloatArray:
 def _garman_klass(inputs: Inputs, bars: int) -> FloatArray:
     def per_bar() -> FloatArray:
         bodies = (2.0 * math.log(2.0) - 1.0) * np.square(log_body(inputs))
-        return 0.5 * np.square(log_range(inputs)) - bodies
+        # Never negative but for rounding, and a root will be taken.
+        return np.maximum(0.5 * np.square(log_range(inputs)) - bodies, 0.0)
 
     def compute() -> FloatArray:
         return rolling_mean(inputs.shared("garman_klass", per_bar), bars)

@@ -35,12 +35,28 @@ def rolling_ratio(numerator: FloatArray, denominator: FloatArray, window_bars: i
     return out.T
 
 
+def over_scale(x: FloatArray, scale: FloatArray, factor: float) -> FloatArray:
+    """x / (scale · factor), row by row; NaN where the scale is not positive."""
+    rows, scales = by_symbol(x), by_symbol(scale)
+    out = np.empty(rows.shape)
+    _over_scale(rows, scales, factor, SMALLEST_DENOMINATOR, out)
+    return out.T
+
+
 def rolling_regression(x: FloatArray, y: FloatArray, window_bars: int) -> Regression:
     """y explained by x over the last `window_bars` rows."""
     explaining, explained = by_symbol(x), by_symbol(y)
     out = np.empty((3, *explained.shape))
     _regression(explaining, explained, window_bars, SMALLEST_DENOMINATOR, out)
     return Regression(out[0].T, out[1].T, out[2].T)
+
+
+@compiled
+def _over_scale(x: FloatArray, scale: FloatArray, factor: float, smallest: float, out: FloatArray) -> None:
+    n_symbols, n_rows = x.shape
+    for s in range(n_symbols):
+        for row in range(n_rows):
+            out[s, row] = x[s, row] / (scale[s, row] * factor) if scale[s, row] > smallest else np.nan
 
 
 @compiled

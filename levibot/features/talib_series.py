@@ -15,12 +15,12 @@ import numpy as np
 from levibot.features.rolling import BoolArray
 from levibot.market.bars import FloatArray
 
-# Wilder's average of length n keeps e^-21 of what is older than 21 n rows; of a chain of two, after 30 n.
-WILDER_LENGTHS = 21
+# Wilder's average of length n keeps e^-18 of what is older than 18 n rows; a chain of two needs more.
+WILDER_LENGTHS = 18
 WILDER_CHAIN_LENGTHS = 30
 # A ratio of two averages is not known after this many lengths without a move: by then both are nearly zero,
 # and what is left of the rows before the window would weigh in it.
-STANDSTILL_LENGTHS = 4
+STANDSTILL_LENGTHS = 2
 # An exponential average of span n keeps e^-26 of what is older than 13 (n + 1) rows; a chain needs more.
 EMA_SPANS = 13
 EMA_CHAIN_SPANS = 18

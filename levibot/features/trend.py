@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from levibot.features.bar_series import highest, lowest, mean_close
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import ratio
+from levibot.features.rolling import log, ratio
 from levibot.market.bars import FloatArray
 
 
@@ -26,7 +24,7 @@ def relative_trend(inputs: Inputs, bars: int) -> FloatArray:
 
 def sma_gap(inputs: Inputs, bars: int) -> FloatArray:
     """log(C / mean of the last closes) / (sigma_slow · √bars)."""
-    gap = inputs.log_close - np.log(mean_close(inputs, bars))
+    gap = inputs.log_close - log(mean_close(inputs, bars))
     return ratio(gap, inputs.sigma_slow * math.sqrt(bars))
 
 

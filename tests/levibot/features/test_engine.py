@@ -126,6 +126,7 @@ def test_hours_without_trade_give_nan_and_never_infinity(small_market) -> None:
     unknown = {name for name, value in zip(CORE.names, values[-1, 0], strict=True) if np.isnan(value)}
     assert unknown == {
         "donchian_24",
+        "rsi_14",
         "vol_ratio_24",
         "parkinson_ratio_24",
         "volume_ratio_4_168",
