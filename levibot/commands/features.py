@@ -45,6 +45,7 @@ def list_features(
     as_json: JsonFlag = False,
 ) -> None:
     """Name, family, unit, warm-up and inputs of every feature of a view."""
+    from rich.console import Console
     from rich.table import Table
 
     chosen = _view(view)
@@ -62,7 +63,7 @@ def list_features(
     for d in definitions:
         table.add_row(d.name, d.family, d.unit, f"{d.warmup_bars:,}", " ".join(d.inputs))
     # Wider than any terminal: a name that is cut short cannot be looked up.
-    console.print(table, crop=False, width=TABLE_WIDTH)
+    Console(width=TABLE_WIDTH).print(table)
     console.out(
         f"{counted(len(definitions), 'feature')} of view {chosen.name}, version {chosen.version}, "
         f"which needs {counted(chosen.warmup_bars, 'bar')}.",
