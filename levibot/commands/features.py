@@ -35,6 +35,7 @@ group = typer.Typer(
 
 ViewOption = Annotated[str, typer.Option("--view", help="the view")]
 DEFAULT_VIEW = "core"
+TABLE_WIDTH = 400
 
 
 @group.command("list")
@@ -44,6 +45,7 @@ def list_features(
     as_json: JsonFlag = False,
 ) -> None:
     """Name, family, unit, warm-up and inputs of every feature of a view."""
+    from rich.console import Console
     from rich.table import Table
 
     chosen = _view(view)
@@ -60,7 +62,8 @@ def list_features(
     table = Table("feature", "family", "unit", "warm-up", "inputs", box=None, header_style="bold")
     for d in definitions:
         table.add_row(d.name, d.family, d.unit, f"{d.warmup_bars:,}", " ".join(d.inputs))
-    console.print(table, crop=False, markup=False)
+    # Wider than any terminal: a name that is cut short cannot be looked up.
+    Console(width=TABLE_WIDTH).print(table)
     console.out(
         f"{counted(len(definitions), 'feature')} of view {chosen.name}, version {chosen.version}, "
         f"which needs {counted(chosen.warmup_bars, 'bar')}.",
@@ -85,8 +88,9 @@ def describe(
     chosen = _view(view)
     found = {d.name: d for d in (*chosen.features, *chosen.on_demand)}.get(name)
     if found is None:
-        chosen.index(name)  # raises, and names what there is
-        raise AssertionError
+        raise UsageError(
+            f"View {view!r} has no feature {name!r}.", hint="`levibot features list` prints what there is."
+        )
     record = _record(found)
     if sensitivity:
         if not isinstance(found, Feature):
@@ -109,7 +113,7 @@ def check(
     seed: SeedOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Try the laws on a market: live equals history, no future, finite memory. Exit code 1 if one is broken."""
+    """Try the laws on a market: live is history, no future, finite memory. Exit code 1 if one is broken."""
     from levibot.features.check import check as check_view
 
     settings = load_settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)

@@ -123,8 +123,8 @@ def check_own_symbol(view: FeatureView, panel: Panel) -> list[Violation]:
 def warmup_sensitivity(view: FeatureView, panel: Panel) -> dict[str, float]:
     """By feature, how far the newest value moves when its window doubles: the largest relative move.
 
-    The window is the feature's warm-up and FILL_LIMIT. Zero where the feature has no value in either, infinity
-    where it has one in only one of them. Raises UsageError on a panel that is not twice as long.
+    The window is the feature's warm-up and FILL_LIMIT. Zero where the feature has no value in either,
+    infinity where it has one in only one of them. Raises UsageError on a panel that is not twice as long.
     """
     longest = max(feature.warmup_bars for feature in view.features) + FILL_LIMIT
     if len(panel) < 2 * longest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 
 import numpy as np
 
@@ -67,13 +66,6 @@ def compute_tail(view: FeatureView, panel: Panel, rows: int) -> FloatArray:
         out[:, :, position] = feature.compute(inputs[feature.tail_bars])[-rows:]
     out[~whole.has_bar[-rows:]] = np.nan
     return out
-
-
-def prepare(view: FeatureView) -> None:
-    """Compile what the formulas of `view` call, so that no later call waits for a compiler."""
-    ts = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(3) * np.timedelta64(1, "h")
-    price = np.ones((3, 2))
-    compute_tail(view, Panel(("A", "B"), timedelta(hours=1), ts, price, price, price, price, price), 1)
 
 
 def _fill(out: FloatArray, features: Sequence[Feature], inputs: Inputs) -> None:

@@ -100,6 +100,7 @@ class Inputs:
 
     @_series
     def log_close(self) -> FloatArray:
+        # By the same function as the logs of open, high and low: a price that stands has no range at all.
         return log(self.close)
 
     @_series

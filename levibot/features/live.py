@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 
 from levibot.errors import UnknownSymbol, UsageError
-from levibot.features.engine import compute_tail, prepare
+from levibot.features.engine import compute_tail
 from levibot.features.view import FeatureView
 from levibot.market.bars import FIELDS, Bar, FloatArray, Panel, to_datetime64
 
@@ -47,7 +47,7 @@ class LiveWindow:
         self._values = np.full((len(self._names), len(self.symbols), 2 * self._keep), np.nan)
         self._ts = np.empty(2 * self._keep, dtype="datetime64[us]")
         self._first = self._last = 0
-        prepare(view)
+        self._compile()
 
     def __len__(self) -> int:
         """Rows held."""
@@ -121,6 +121,20 @@ class LiveWindow:
         if len(self) == 0:
             return np.empty((0, len(self.symbols), len(self.view.features)))
         return compute_tail(self.view, self.panel, min(self.rows, len(self)))
+
+    def _compile(self) -> None:
+        """Run every formula once over a full window, so that the first bar waits for no compiler.
+
+        Over a window of this shape: a kernel is compiled anew for another layout of its arrays.
+        """
+        hours = np.arange(self._keep)
+        self._ts[: self._keep] = np.datetime64("2024-01-01T00:00:00", "us") + hours * np.timedelta64(1, "h")
+        # Any prices that move will do.
+        self._values[:, :, : self._keep] = 2.0 + np.sin(hours)
+        self._last = self._keep
+        self.features()
+        self._values[:] = np.nan
+        self._last = 0
 
     def _column_of(self, symbol: str) -> int:
         if symbol not in self._column:

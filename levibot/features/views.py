@@ -14,6 +14,7 @@ from levibot.features.funding import FUNDING
 from levibot.features.memory import MEMORY
 from levibot.features.microstructure import MICROSTRUCTURE
 from levibot.features.momentum import MOMENTUM
+from levibot.features.on_demand import ON_DEMAND
 from levibot.features.oscillators import OSCILLATORS, RSI
 from levibot.features.outside import OUTSIDE
 from levibot.features.ranges import RANGES
@@ -48,6 +49,7 @@ FULL = FeatureView(
         *FUNDING,
         *OUTSIDE,
     ),
+    ON_DEMAND,
 )
 
 VIEWS = (CORE, FULL)

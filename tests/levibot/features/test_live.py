@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 
 import numpy as np
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from levibot.errors import UnknownSymbol, UsageError
 from levibot.features.calendar import CALENDAR
+from levibot.features.compiled import Kernel
 from levibot.features.engine import compute
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.live import LiveWindow
 from levibot.features.returns import RETURNS
 from levibot.features.view import FeatureView
-from levibot.features.views import CORE
+from levibot.features.views import CORE, FULL
 from levibot.features.volatility import vol
 from levibot.market.bars import Bar, FloatArray, Panel, to_datetime
 
@@ -45,6 +47,23 @@ def test_each_new_bar_gives_the_newest_row_of_history(small_market) -> None:
         window.put(bars_of(small_market, row))
         expected = compute(CORE, small_market.rows(slice(0, row + 1)))[-1:]
         np.testing.assert_allclose(window.features(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_first_bar_waits_for_no_compiler(small_market) -> None:
+    window = LiveWindow(FULL, small_market.symbols, HOUR)
+    kernels = [
+        value
+        for name, module in sys.modules.items()
+        if name.startswith("levibot.features.")
+        for value in vars(module).values()
+        if isinstance(value, Kernel) and "dispatcher" in vars(value)
+    ]
+    compiled = [len(kernel.dispatcher.signatures) for kernel in kernels]
+    assert sum(compiled) > 20
+    window.load(small_market)
+    window.put(bars_of(small_market, -1))
+    window.features()
+    assert [len(kernel.dispatcher.signatures) for kernel in kernels] == compiled
 
 
 def test_the_window_runs_on_beyond_its_memory(small_market) -> None:
