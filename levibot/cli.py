@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.commands import backtest, dead_letters, market, run, sources, stores
+from levibot.commands import backtest, dead_letters, features, market, run, sources, stores
 from levibot.commands.shared import console
 from levibot.errors import LeviBotError, UsageError
 
@@ -33,6 +33,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(dead_letters.group, name="dead-letters")
+app.add_typer(features.group, name="features")
 
 
 def _version(show: bool) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from levibot.features.bar_series import mean_close
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import rolling_mean
 from levibot.market.bars import FloatArray
 
 # A price that has not moved equals its average only up to rounding; it is not above it.
@@ -35,7 +35,7 @@ def relative_return(inputs: Inputs, bars: int) -> FloatArray:
 
 def breadth(inputs: Inputs, bars: int) -> FloatArray:
     """Share of the symbols whose close is above its mean of the last `bars` closes."""
-    mean = rolling_mean(inputs.close, bars)
+    mean = mean_close(inputs, bars)
     above = np.where(np.isnan(mean), np.nan, inputs.close > mean * ABOVE)
     return inputs.across(above)
 
@@ -51,6 +51,7 @@ def _market_return(bars: int) -> Feature:
         formula=market_return,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 
@@ -65,6 +66,7 @@ def _leader_return(bars: int) -> Feature:
         formula=leader_return,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 
@@ -79,6 +81,7 @@ def _relative_return(bars: int) -> Feature:
         formula=relative_return,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 
@@ -95,5 +98,6 @@ CROSS_ASSET = (
         window_bars=168,
         formula=breadth,
         parameters=(("bars", 168),),
+        reads_others=True,
     ),
 )

@@ -3,84 +3,96 @@
 Every function takes (T, S) arrays, oldest row first, and returns (T, S). A NaN in a window makes the result
 NaN (unless said otherwise), and so does a window that begins before row 0. All are O(T).
 
-Sums and extremes use the two-block scheme of van Herk (1992): a window is the rest of one block plus the head
-of the next. Nothing outside the window enters the arithmetic, so a short live panel gives what a long history
-gives; a running cumulative sum would carry the rounding of all the past.
+Results are in Fortran order, each symbol's series contiguous; what comes in another order is copied first.
+Nothing outside the window enters the arithmetic (see `kernels`), so a short live panel gives what a long
+history gives; a running cumulative sum would carry the rounding of all the past.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from levibot.features import kernels
+from levibot.features.kernels import SMALLEST_DENOMINATOR as SMALLEST_DENOMINATOR
+from levibot.market.bars import BoolArray as BoolArray
 from levibot.market.bars import FloatArray
-
-BoolArray = npt.NDArray[np.bool_]
-
-# What is smaller is a zero: dividing by it would overflow.
-SMALLEST_DENOMINATOR = 1e-200
 
 
 def lag(x: FloatArray, bars: int) -> FloatArray:
     """The value `bars` rows earlier; NaN in the first `bars` rows."""
-    out = np.full_like(x, np.nan)
-    if bars < len(x):
-        out[bars:] = x[: len(x) - bars]
+    out = np.empty_like(x)
+    out[:bars] = np.nan
+    out[bars:] = x[: max(0, len(x) - bars)]
     return out
+
+
+def change(x: FloatArray, bars: int) -> FloatArray:
+    """x less its value `bars` rows earlier; NaN in the first `bars` rows."""
+    out = np.empty_like(x)
+    out[:bars] = np.nan
+    if bars < len(x):
+        np.subtract(x[bars:], x[: len(x) - bars], out=out[bars:])
+    return out
+
+
+def scaled_change(x: FloatArray, scale: FloatArray, factor: float, bars: int) -> FloatArray:
+    """ratio(change(x, bars), scale · factor) in one pass; factor > 0."""
+    series, scales = _series(x), _series(scale)
+    out = np.empty_like(series)
+    kernels.scaled_changes(series, scales, factor, bars, out)
+    return out.T
 
 
 def carry_forward(x: FloatArray, limit_rows: int) -> FloatArray:
     """Fill each NaN with the last value of its column, over at most `limit_rows` rows; beyond, NaN stays."""
-    if len(x) == 0:
-        return x
-    rows = np.arange(len(x))[:, None]
-    source = np.maximum.accumulate(np.where(np.isnan(x), -1, rows), axis=0)
-    reachable = (source >= 0) & (rows - source <= limit_rows)
-    filled = np.take_along_axis(x, np.maximum(source, 0), axis=0)
-    return np.asfortranarray(np.where(reachable, filled, np.nan))
+    series = _series(x)
+    out = np.empty_like(series)
+    kernels.carried(series, limit_rows, out)
+    return out.T
 
 
 def rolling_sum(x: FloatArray, window_bars: int) -> FloatArray:
     """Sum of the last `window_bars` rows."""
-    return decayed_sum(x, 1.0, window_bars)
+    series = _series(x)
+    out = np.empty_like(series)
+    kernels.window_sums(series, window_bars, out)
+    return out.T
 
 
 def rolling_mean(x: FloatArray, window_bars: int) -> FloatArray:
     """Mean of the last `window_bars` rows."""
-    return decayed_sum(x, 1.0, window_bars) / window_bars
+    mean = rolling_sum(x, window_bars)
+    mean /= window_bars
+    return mean
 
 
 def decayed_sum(x: FloatArray, decay: float, window_bars: int) -> FloatArray:
     """Sum over the last `window_bars` rows of decay^age · x, age 0 being the row itself.
 
-    decay: in (0, 1]; decay^window_bars must be a normal number, since weights inside a block are relative.
+    decay: in (0, 1].
     """
-    blocks = _blocks(x, window_bars)
-    if decay != 1.0:
-        weights = decay ** np.arange(window_bars)
-        blocks = blocks / weights
-    out = np.cumsum(blocks[:, 1:], axis=2)
-    rest = np.cumsum(blocks[:, :-1, :0:-1], axis=2)[:, :, ::-1]
-    if decay != 1.0:
-        rest = rest * decay**window_bars
-    out[:, :, :-1] += rest
-    if decay != 1.0:
-        out *= weights
-    return _rows(out, len(x))
+    if decay == 1.0:
+        return rolling_sum(x, window_bars)
+    series = _series(x)
+    out = np.empty_like(series)
+    kernels.decayed_sums(series, float(decay), window_bars, out)
+    return out.T
 
 
 def rolling_max(x: FloatArray, window_bars: int) -> FloatArray:
     """Largest of the last `window_bars` rows."""
-    blocks = _blocks(x, window_bars)
-    out = np.maximum.accumulate(blocks[:, 1:], axis=2)
-    rest = np.maximum.accumulate(blocks[:, :-1, :0:-1], axis=2)[:, :, ::-1]
-    np.maximum(out[:, :, :-1], rest, out=out[:, :, :-1])
-    return _rows(out, len(x))
+    series = _series(x)
+    out = np.empty_like(series)
+    kernels.window_extremes(series, window_bars, 1.0, out)
+    return out.T
 
 
 def rolling_min(x: FloatArray, window_bars: int) -> FloatArray:
     """Smallest of the last `window_bars` rows."""
-    return -rolling_max(-x, window_bars)
+    series = _series(x)
+    out = np.empty_like(series)
+    kernels.window_extremes(series, window_bars, -1.0, out)
+    return out.T
 
 
 def ewm_mean(x: FloatArray, half_life_bars: float, window_bars: int, min_bars: int) -> FloatArray:
@@ -89,29 +101,33 @@ def ewm_mean(x: FloatArray, half_life_bars: float, window_bars: int, min_bars: i
     NaN rows have no weight, and the other weights are scaled to one. NaN while fewer than `min_bars` of the
     window's rows hold a value.
     """
-    decay = 0.5 ** (1.0 / half_life_bars)
-    # Rows before the first are rows without a value, and not a broken window.
-    padding = np.full((window_bars - 1, x.shape[1]), np.nan)
-    padded = np.concatenate([padding, x])
-    known = ~np.isnan(padded)
-    seen = known.astype(np.float64)
-    total = decayed_sum(np.where(known, padded, 0.0), decay, window_bars)
-    weight = decayed_sum(seen, decay, window_bars)
-    weight[rolling_sum(seen, window_bars) < min_bars] = np.nan
-    return (total / weight)[window_bars - 1 :]
+    series = _series(x)
+    out = np.empty_like(series)
+    kernels.known_means(series, 0.5 ** (1.0 / half_life_bars), window_bars, min_bars, out)
+    return out.T
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """numerator / denominator; NaN where the denominator is not positive."""
-    out = np.full_like(denominator, np.nan)
-    return np.divide(numerator, denominator, out=out, where=denominator > SMALLEST_DENOMINATOR)
+    if numerator.shape != denominator.shape:
+        numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    above, below = _series(numerator), _series(denominator)
+    out = np.empty_like(below)
+    kernels.ratios(above, below, out)
+    return out.T
 
 
 def log_ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """log(numerator / denominator); NaN where either is not positive."""
-    quotient = ratio(numerator, denominator)
-    out = np.full_like(quotient, np.nan)
-    return np.log(quotient, out=out, where=quotient > SMALLEST_DENOMINATOR)
+    return log(ratio(numerator, denominator))
+
+
+def log(x: FloatArray) -> FloatArray:
+    """Natural logarithm, to within one unit in the last place; NaN where x is not positive, or infinite."""
+    series = _series(x)
+    out = np.empty_like(series)
+    kernels.logarithms(series, SMALLEST_DENOMINATOR, out)
+    return out.T
 
 
 def cross_mean(x: FloatArray, counted: BoolArray) -> FloatArray:
@@ -119,23 +135,15 @@ def cross_mean(x: FloatArray, counted: BoolArray) -> FloatArray:
 
     counted: (T, S). A row with no value to count is NaN.
     """
-    usable = counted & ~np.isnan(x)
-    total = np.where(usable, x, 0.0).sum(axis=1, keepdims=True)
-    return np.broadcast_to(ratio(total, usable.sum(axis=1, keepdims=True).astype(np.float64)), x.shape)
+    out = np.empty((1, len(x)))
+    kernels.means_across(_series(x), np.ascontiguousarray(counted.T), out)
+    # What np.broadcast_to gives, without its checks: a live call makes dozens.
+    means: FloatArray = np.ndarray(x.shape, np.float64, out, strides=(out.itemsize, 0))
+    means.flags.writeable = False
+    return means
 
 
-def _blocks(x: FloatArray, window_bars: int) -> FloatArray:
-    """(S, blocks, window_bars): a block of NaN, then the rows, then NaN to the end of the last block.
-
-    Blocks are counted from row 0, so that rows to come do not even change the rounding of those before them.
-    """
-    n_rows, n_symbols = x.shape
-    n_blocks = -(-n_rows // window_bars) + 1
-    out = np.full((n_symbols, n_blocks * window_bars), np.nan)
-    out[:, window_bars : window_bars + n_rows] = x.T
-    return out.reshape(n_symbols, n_blocks, window_bars)
-
-
-def _rows(blocks: FloatArray, n_rows: int) -> FloatArray:
-    """The first `n_rows` of blocks laid end to end, as (T, S)."""
-    return blocks.reshape(len(blocks), -1)[:, :n_rows].T
+def _series(x: FloatArray) -> FloatArray:
+    """(T, S) as (S, T) in C order, float64 and writeable: the one kind of array that kernels know."""
+    series = np.ascontiguousarray(x.T, dtype=np.float64)
+    return series if series.flags.writeable else series.copy()

@@ -1,17 +1,14 @@
-"""Where the price stands against its own past: trend, moving averages, channels, RSI."""
+"""Where the price stands against its own past: trend, moving averages, channels."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from levibot.features.bar_series import highest, lowest, mean_close
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import decayed_sum, lag, ratio, rolling_max, rolling_mean, rolling_min
+from levibot.features.rolling import log, ratio
 from levibot.market.bars import FloatArray
-
-RSI_WINDOWS = 10  # in units of the RSI's length; weights beyond, 1/e^10 of all, are dropped
 
 
 def trend(inputs: Inputs, bars: int) -> FloatArray:
@@ -27,25 +24,14 @@ def relative_trend(inputs: Inputs, bars: int) -> FloatArray:
 
 def sma_gap(inputs: Inputs, bars: int) -> FloatArray:
     """log(C / mean of the last closes) / (sigma_slow · √bars)."""
-    gap = inputs.log_close - np.log(rolling_mean(inputs.close, bars))
+    gap = inputs.log_close - log(mean_close(inputs, bars))
     return ratio(gap, inputs.sigma_slow * math.sqrt(bars))
 
 
 def donchian(inputs: Inputs, bars: int) -> FloatArray:
     """Place of the close between the lowest low (0) and the highest high (1) of the window."""
-    lowest = rolling_min(inputs.low, bars)
-    return ratio(inputs.close - lowest, rolling_max(inputs.high, bars) - lowest)
-
-
-def rsi(inputs: Inputs, bars: int) -> FloatArray:
-    """Share of the smoothed rises in all smoothed moves, 0 to 100, smoothed with Wilder's weight 1 / bars.
-
-    Wilder's average never forgets; this one sees RSI_WINDOWS · bars moves. NaN if the price did not move.
-    """
-    move = inputs.close - lag(inputs.close, 1)
-    decay, window = 1.0 - 1.0 / bars, RSI_WINDOWS * bars
-    rises = decayed_sum(np.maximum(move, 0.0), decay, window)
-    return 100.0 * ratio(rises, decayed_sum(np.abs(move), decay, window))
+    bottom = lowest(inputs, bars)
+    return ratio(inputs.close - bottom, highest(inputs, bars) - bottom)
 
 
 def _trend(bars: int) -> Feature:
@@ -73,6 +59,7 @@ def _relative_trend(bars: int) -> Feature:
         formula=relative_trend,
         parameters=(("bars", bars),),
         scaled=True,
+        reads_others=True,
     )
 
 
@@ -103,23 +90,9 @@ def _donchian(bars: int) -> Feature:
     )
 
 
-def _rsi(bars: int) -> Feature:
-    return Feature(
-        name=f"rsi_{bars}",
-        family="trend",
-        unit="percent",
-        source="Wilder 1978, New Concepts in Technical Trading Systems, with a finite window",
-        inputs=("close",),
-        window_bars=RSI_WINDOWS * bars + 1,
-        formula=rsi,
-        parameters=(("bars", bars),),
-    )
-
-
 TREND = (
     *(_trend(bars) for bars in (168, 336, 672, 1344)),
     *(_relative_trend(bars) for bars in (168, 336, 672, 1344)),
     *(_sma_gap(bars) for bars in (24, 168, 672)),
     *(_donchian(bars) for bars in (24, 168, 672)),
-    *(_rsi(bars) for bars in (14, 72)),
 )

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
+from levibot.features.bar_series import mean_square, mean_squared_range
 from levibot.features.feature import Feature
 from levibot.features.inputs import FAST_HALF_LIFE_BARS, HALF_LIVES, Inputs
-from levibot.features.rolling import log_ratio, ratio, rolling_max, rolling_mean, rolling_min, rolling_sum
+from levibot.features.rolling import log_ratio, ratio, rolling_max, rolling_min, rolling_sum
 from levibot.market.bars import FloatArray
 
 FAST_ROWS = HALF_LIVES * FAST_HALF_LIFE_BARS + 1
@@ -26,12 +27,12 @@ def vol_fast(inputs: Inputs) -> FloatArray:
 
 def vol(inputs: Inputs, bars: int) -> FloatArray:
     """Root mean square of the last log returns, annualised."""
-    return np.sqrt(rolling_mean(inputs.squared_return, bars) * inputs.bars_per_year)
+    return np.sqrt(mean_square(inputs, bars) * inputs.bars_per_year)
 
 
 def vol_ratio(inputs: Inputs, bars: int) -> FloatArray:
     """log of the window's volatility over sigma_slow. NaN where nothing moved in the window."""
-    return log_ratio(np.sqrt(rolling_mean(inputs.squared_return, bars)), inputs.sigma_slow)
+    return log_ratio(np.sqrt(mean_square(inputs, bars)), inputs.sigma_slow)
 
 
 def vol_ratio_fast(inputs: Inputs) -> FloatArray:
@@ -41,8 +42,8 @@ def vol_ratio_fast(inputs: Inputs) -> FloatArray:
 
 def parkinson(inputs: Inputs, bars: int) -> FloatArray:
     """Volatility from the bars' ranges, annualised: √(mean log(H / L)² / (4 log 2))."""
-    squared_range = np.square(np.log(inputs.high / inputs.low))
-    return np.sqrt(rolling_mean(squared_range, bars) * (inputs.bars_per_year / (4.0 * math.log(2.0))))
+    factor = inputs.bars_per_year / (4.0 * math.log(2.0))
+    return np.sqrt(mean_squared_range(inputs, bars) * factor)
 
 
 def parkinson_ratio(inputs: Inputs, bars: int) -> FloatArray:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from levibot.features.bar_series import absolute_return, mean_dollars, signed_volume_series
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import log_ratio, ratio, rolling_mean, rolling_sum
+from levibot.features.rolling import log_ratio
+from levibot.features.rolling_pairs import rolling_ratio
 from levibot.market.bars import FloatArray
 
 
 def volume_ratio(inputs: Inputs, bars: int, past_bars: int) -> FloatArray:
     """log of the mean dollar volume of `bars` over that of `past_bars`. NaN where `bars` had no trade."""
-    recent = rolling_mean(inputs.dollar_volume, bars)
-    return log_ratio(recent, rolling_mean(inputs.dollar_volume, past_bars))
+    return log_ratio(mean_dollars(inputs, bars), mean_dollars(inputs, past_bars))
 
 
 def signed_volume(inputs: Inputs, bars: int) -> FloatArray:
     """Dollar volume of rising bars less that of falling ones, as a share of all: −1 to 1."""
-    signed = rolling_sum(inputs.dollar_volume * np.sign(inputs.log_return), bars)
-    return ratio(signed, rolling_sum(inputs.dollar_volume, bars))
+    return rolling_ratio(signed_volume_series(inputs), inputs.dollar_volume, bars)
 
 
 def illiquidity_ratio(inputs: Inputs, bars: int, past_bars: int) -> FloatArray:
@@ -36,12 +34,11 @@ def close_location(inputs: Inputs, bars: int) -> FloatArray:
     Σ(2C − H − L) / Σ(H − L) over the window. NaN where no bar of the window has a range.
     """
     place = 2.0 * inputs.close - inputs.high - inputs.low
-    return ratio(rolling_sum(place, bars), rolling_sum(inputs.high - inputs.low, bars))
+    return rolling_ratio(place, inputs.high - inputs.low, bars)
 
 
 def _illiquidity(inputs: Inputs, bars: int) -> FloatArray:
-    moved = rolling_sum(np.abs(inputs.log_return), bars)
-    return ratio(moved, rolling_sum(inputs.dollar_volume, bars))
+    return rolling_ratio(absolute_return(inputs), inputs.dollar_volume, bars)
 
 
 def _volume_ratio(bars: int, past_bars: int) -> Feature:

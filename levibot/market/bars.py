@@ -5,14 +5,16 @@ A bar's `ts` is its opening instant. What it holds is known at `ts + interval`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 TimeArray = npt.NDArray[np.datetime64]  # datetime64[us], UTC
 
 FIELDS = ("open", "high", "low", "close", "volume")
@@ -92,6 +94,8 @@ class Panel:
 
     ts: (T,) the union of the symbols' opening instants, strictly increasing. An outage of the whole market is
     no row at all. Each field: (T, S), NaN in a row where that symbol has no bar.
+    extra: side series by name, like funding rates, each (T, S): what was known at the row's close, NaN where
+    nothing was. Empty where no such source is on.
     """
 
     symbols: tuple[str, ...]
@@ -102,6 +106,7 @@ class Panel:
     low: FloatArray
     close: FloatArray
     volume: FloatArray
+    extra: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -116,20 +121,56 @@ class Panel:
             rows = np.searchsorted(ts, b.ts)
             for f in FIELDS:
                 fields[f][rows, column] = getattr(b, f)
-        return cls(symbols, next(iter(bars.values())).interval, ts, **fields)
+        return cls(
+            symbols=symbols,
+            interval=next(iter(bars.values())).interval,
+            ts=ts,
+            open=fields["open"],
+            high=fields["high"],
+            low=fields["low"],
+            close=fields["close"],
+            volume=fields["volume"],
+        )
 
     def rows(self, rows: slice) -> Panel:
         """A cut of the time axis."""
-        return Panel(self.symbols, self.interval, self.ts[rows], *(getattr(self, f)[rows] for f in FIELDS))
+        return Panel(
+            symbols=self.symbols,
+            interval=self.interval,
+            ts=self.ts[rows],
+            open=self.open[rows],
+            high=self.high[rows],
+            low=self.low[rows],
+            close=self.close[rows],
+            volume=self.volume[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
+        )
 
     def tail(self, n: int) -> Panel:
         """The newest `n` rows."""
         return self.rows(slice(max(0, len(self) - n), len(self)))
 
+    def columns(self, columns: slice) -> Panel:
+        """A cut of the symbols."""
+        return self._with(lambda field: field[:, columns], self.symbols[columns])
+
+    def by_symbol(self) -> Panel:
+        """The same bars with each symbol's series contiguous in memory; copied only where they are not."""
+
+        def contiguous(field: FloatArray) -> FloatArray:
+            return field if field.strides[0] == field.itemsize else np.asfortranarray(field)
+
+        return self._with(contiguous, self.symbols)
+
     @property
     def closes_at(self) -> TimeArray:
         """(T,) when each row is known."""
         return self.ts + np.timedelta64(self.interval)
+
+    def _with(self, change: Callable[[FloatArray], FloatArray], symbols: tuple[str, ...]) -> Panel:
+        fields: dict[str, Any] = {name: change(getattr(self, name)) for name in FIELDS}
+        extra = {name: change(values) for name, values in self.extra.items()}
+        return replace(self, symbols=symbols, extra=extra, **fields)
 
 
 def to_datetime64(instant: datetime) -> np.datetime64:

@@ -8,7 +8,15 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from levibot.market.bars import FIELDS, Panel
+from levibot.market.bars import FIELDS, Panel, TimeArray
+from levibot.market.side_series import (
+    DEX_SPREAD,
+    FUNDING_RATE,
+    NEWS_SENTIMENT,
+    NFT_FLOOR,
+    SideSeries,
+    with_side_series,
+)
 
 SYMBOLS = ("ETHUSDT", "BTCUSDT", "SOLUSDT", "ADAUSDT")
 FIRST_CLOSES = np.array([3000.0, 60000.0, 20.0, 0.4])
@@ -58,7 +66,21 @@ def _make_market(
     fields = dict(zip(FIELDS, (opened, high, low, close, volume), strict=True))
     ts = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(ROWS) * np.timedelta64(1, "h")
     damaged = {name: np.where(missing, np.nan, field)[present] for name, field in fields.items()}
-    return Panel(SYMBOLS, timedelta(hours=1), ts[present], **damaged)
+    panel = Panel(SYMBOLS, timedelta(hours=1), ts[present], **damaged)
+    return with_side_series(panel, _side_series(rng, ts))
+
+
+def _side_series(rng: np.random.Generator, ts: TimeArray) -> list[SideSeries]:
+    """A rate every eight hours, a quote, a floor and a tone every hour, at any minute; some are missing."""
+    series = []
+    for symbol in SYMBOLS:
+        for name, hours, scale in ((FUNDING_RATE, 8, 1e-4), (DEX_SPREAD, 1, 1e-3), (NEWS_SENTIMENT, 1, 0.3)):
+            at = ts[::hours] + rng.integers(0, 3600, len(ts[::hours])) * np.timedelta64(1, "s")
+            values = np.clip(rng.normal(scale, scale, len(at)), -1.0, 1.0)
+            series.append(SideSeries(name, symbol, at, values))
+    floor = np.exp(np.cumsum(rng.normal(0.0, 0.01, len(ts))))
+    series.append(SideSeries(NFT_FLOOR, None, ts + np.timedelta64(10, "m"), floor))
+    return series
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from levibot.errors import DataError, UsageError
-from levibot.features.engine import compute, compute_tail
+from levibot.features.engine import compute, compute_stretches, compute_tail
+from levibot.features.feature import Feature
+from levibot.features.inputs import Inputs
+from levibot.features.view import FeatureView
 from levibot.features.views import CORE
-from levibot.market.bars import FIELDS, Panel
+from levibot.market.bars import FIELDS, FloatArray, Panel
 
 
 def damaged(panel: Panel, rows: slice, symbol: int, **fields: float) -> Panel:
@@ -26,6 +29,51 @@ def test_history_has_a_row_a_bar_and_a_column_a_feature(small_market) -> None:
     values = compute(CORE, small_market)
     assert values.shape == (len(small_market), 3, len(CORE.names))
     assert values.dtype == np.float64
+
+
+def test_the_series_of_a_feature_and_symbol_is_contiguous(small_market) -> None:
+    assert compute(CORE, small_market)[:, 1, 7].flags.contiguous
+
+
+def test_memory_is_used_again_where_it_is_given(small_market) -> None:
+    shape = (len(small_market), 3, len(CORE.names))
+    out = np.full(shape, 7.0, order="F")
+    assert compute(CORE, small_market, out) is out
+    np.testing.assert_array_equal(out, compute(CORE, small_market))
+    for wrong in (np.empty(shape), np.empty((5, 3, 2), order="F")):
+        with pytest.raises(UsageError, match="Fortran order"):
+            compute(CORE, small_market, wrong)
+
+
+@pytest.mark.parametrize("stretch_rows", [250, 1699, 1700, 5000])
+def test_stretches_laid_end_to_end_are_history(small_market, stretch_rows) -> None:
+    stretches = list(compute_stretches(CORE, small_market, stretch_rows))
+    assert [rows.stop for rows, _ in stretches][-1] == len(small_market)
+    assert all(len(values) == rows.stop - rows.start for rows, values in stretches)
+    together = np.concatenate([values for _, values in stretches])
+    np.testing.assert_allclose(together, compute(CORE, small_market), rtol=1e-9, atol=1e-12)
+
+
+def test_a_stretch_without_rows_is_refused(small_market) -> None:
+    with pytest.raises(UsageError, match=r"^A stretch of 0 rows"):
+        next(compute_stretches(CORE, small_market, 0))
+
+
+def market_mean(inputs: Inputs) -> FloatArray:
+    return inputs.across(inputs.log_return)
+
+
+def leader_close(inputs: Inputs) -> FloatArray:
+    return inputs.close[:, [inputs.leader]] / inputs.close
+
+
+@pytest.mark.parametrize("formula", [market_mean, leader_close], ids=lambda formula: formula.__name__)
+def test_a_formula_that_reads_other_symbols_must_say_so(small_market, formula) -> None:
+    silent = Feature("silent", "cross_asset", "any", "a test", ("close",), 2, formula)
+    with pytest.raises(UsageError, match="reads_others=True"):
+        compute(FeatureView("silent", (silent,)), small_market)
+    said = FeatureView("said", (replace(silent, reads_others=True),))
+    assert np.isfinite(compute(said, small_market)[1:]).all()
 
 
 def test_the_tail_is_as_long_as_asked(small_market) -> None:
@@ -78,6 +126,7 @@ def test_hours_without_trade_give_nan_and_never_infinity(small_market) -> None:
     unknown = {name for name, value in zip(CORE.names, values[-1, 0], strict=True) if np.isnan(value)}
     assert unknown == {
         "donchian_24",
+        "rsi_14",
         "vol_ratio_24",
         "parkinson_ratio_24",
         "volume_ratio_4_168",

@@ -38,3 +38,32 @@ def test_a_tail_that_begins_in_a_hole_knows_the_close_before_it(small_market) ->
         field[-32:-28, 1] = np.nan
     tail = Inputs(replace(small_market, **fields)).tail(30)
     assert tail.close[0, 1] == small_market.close[-33, 1]
+
+
+def test_a_symbol_alone_has_the_series_that_it_has_among_others(small_market) -> None:
+    whole = Inputs(small_market)
+    alone = whole.alone(1)
+    assert alone.panel.symbols == ("ETHUSDT",)
+    for name in ("close", "high", "low", "log_return", "dollar_volume", "sigma_slow", "sigma_fast"):
+        np.testing.assert_array_equal(getattr(alone, name), getattr(whole, name)[:, [1]], err_msg=name)
+
+
+def test_a_shared_series_is_computed_once(small_market) -> None:
+    whole = Inputs(small_market)
+    calls = []
+
+    def compute():
+        calls.append(len(calls))
+        return whole.close + 1.0
+
+    first = whole.shared("plus_one", compute)
+    assert whole.shared("plus_one", compute) is first
+    np.testing.assert_array_equal(whole.alone(2).shared("plus_one", compute), first[:, [2]])
+    assert calls == [0]
+
+
+def test_a_cut_of_the_rows_computes_a_shared_series_itself(small_market) -> None:
+    whole = Inputs(small_market)
+    whole.shared("rows", lambda: whole.close)
+    tail = whole.tail(5)
+    assert len(tail.shared("rows", lambda: tail.close)) == 5

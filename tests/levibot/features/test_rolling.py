@@ -102,3 +102,40 @@ def test_a_mean_over_symbols_counts_what_is_there() -> None:
 
 def test_a_lag_longer_than_the_panel_is_all_unknown() -> None:
     assert np.isnan(rolling.lag(series(0, 3), 5)).all()
+
+
+@given(exponent=st.integers(-600, 600), seed=st.integers(0, 1000))
+def test_a_logarithm_is_exact_to_its_last_place(exponent, seed) -> None:
+    x = np.random.default_rng(seed).uniform(0.5, 2.0, (700, 2)) * 2.0**exponent
+    expected = np.log(x)
+    assert (np.abs(rolling.log(x) - expected) <= np.spacing(np.abs(expected))).all()
+
+
+def test_a_logarithm_of_what_has_none_is_unknown() -> None:
+    x = np.array([[0.0, -1.0, np.nan, np.inf, 1e-201, 1.0]])
+    np.testing.assert_array_equal(rolling.log(x), [[np.nan] * 5 + [0.0]])
+
+
+def test_a_change_is_the_value_less_an_older_one() -> None:
+    x = series(0, 6)
+    np.testing.assert_array_equal(rolling.change(x, 2), x - rolling.lag(x, 2))
+    assert np.isnan(rolling.change(x, 9)).all()
+
+
+def test_a_scaled_change_is_a_change_over_its_scale() -> None:
+    x, scale = series(0, 9), np.abs(series(1, 9))
+    scale[4, 0], scale[5, 1] = 0.0, np.nan
+    expected = rolling.ratio(rolling.change(x, 2), scale * 1.5)
+    np.testing.assert_array_equal(rolling.scaled_change(x, scale, 1.5, 2), expected)
+    assert np.isnan(rolling.scaled_change(x, scale, 1.5, 20)).all()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_window_is_the_same_in_any_layout(order) -> None:
+    x = series(3, 40)
+    laid_out = np.asarray(x, order=order)
+    laid_out.flags.writeable = False
+    np.testing.assert_array_equal(rolling.rolling_max(laid_out, 7), rolling.rolling_max(x, 7))
+    np.testing.assert_array_equal(
+        rolling.rolling_sum(laid_out[::-1], 7), rolling.rolling_sum(x[::-1].copy(), 7)
+    )

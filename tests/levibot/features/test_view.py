@@ -17,13 +17,22 @@ import pytest
 
 import levibot
 from levibot.errors import UsageError
+from levibot.features import kernels
 from levibot.features.feature import Feature
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 
 PACKAGE = Path(levibot.__file__).parent
 BODY = """
+from levibot.features import compiled, kernels
+
 SCALE = 2.0
+WEIGHTS = {"near": (0.75, 0.25)}
+
+
+@compiled.compiled
+def kernel(x):
+    return x * 0.5
 
 
 def helper(x):
@@ -31,7 +40,7 @@ def helper(x):
 
 
 def formula(inputs, bars):
-    return helper(inputs.close) * SCALE * bars
+    return helper(kernel(inputs.close)) * SCALE * bars * WEIGHTS["near"][0]
 """
 
 
@@ -88,8 +97,14 @@ def test_the_same_definitions_have_the_same_version(load) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("* bars", "/ bars"), ("x + 1.0", "x - 1.0"), ("SCALE = 2.0", "SCALE = 3.0")],
-    ids=["the formula", "what the formula calls", "a constant of the formula"],
+    [
+        ("* bars", "/ bars"),
+        ("x + 1.0", "x - 1.0"),
+        ("SCALE = 2.0", "SCALE = 3.0"),
+        ("x * 0.5", "x * 0.7"),
+        ("(0.75, 0.25)", "(0.75, 0.26)"),
+    ],
+    ids=["the formula", "what the formula calls", "a constant", "a kernel", "a constant in a table"],
 )
 def test_a_changed_line_changes_the_version(load, old, new) -> None:
     assert old in BODY
@@ -98,12 +113,25 @@ def test_a_changed_line_changes_the_version(load, old, new) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"parameters": (("bars", 25),)}, {"name": "other"}, {"window_bars": 2}, {"scaled": True}],
+    [
+        {"parameters": (("bars", 25),)},
+        {"name": "other"},
+        {"window_bars": 2},
+        {"scaled": True},
+        {"reads_others": True},
+    ],
     ids=str,
 )
 def test_a_changed_definition_changes_the_version(load, change) -> None:
     module = load(BODY)
     assert version(module) != version(module, **change)
+
+
+def test_a_function_named_through_its_module_is_part_of_the_version(load, monkeypatch) -> None:
+    text = BODY.replace("helper(kernel(inputs.close))", "kernels.ratios(inputs.close)")
+    before = version(load(text))
+    monkeypatch.setattr(kernels, "ratios", kernels.window_sums)
+    assert version(load(text)) != before
 
 
 def test_the_order_of_the_features_is_part_of_the_version() -> None:
@@ -116,7 +144,7 @@ def test_the_version_is_the_same_in_another_process_and_another_folder(tmp_path)
     assert version_in_a_fresh_process(tmp_path, "2") == CORE.version
 
 
-@pytest.mark.parametrize("file", ["rolling.py", "inputs.py", "engine.py"])
+@pytest.mark.parametrize("file", ["kernels.py", "compiled.py", "rolling.py", "inputs.py", "engine.py"])
 def test_what_all_features_run_through_is_part_of_the_version(tmp_path, file) -> None:
     shutil.copytree(PACKAGE, tmp_path / "levibot", ignore=shutil.ignore_patterns("__pycache__"))
     changed = tmp_path / "levibot" / "features" / file

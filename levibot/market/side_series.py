@@ -1,0 +1,137 @@
+"""Observations beside the bars, each with the instant at which it became available.
+
+A funding rate, a DEX quote, a floor price or a rating is known when it is published, not when the hour that
+it speaks of began. An observation never shows in a row that closes before its `available_at`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from levibot.errors import DataError, UnknownSymbol, UsageError
+from levibot.market.bars import FloatArray, Panel, TimeArray
+from levibot.market.parquet import translated
+
+# Names of the side series that features read.
+FUNDING_RATE = "funding_rate"  # share of the notional a FUNDING_PERIOD
+DEX_SPREAD = "dex_spread"  # DEX price over the exchange's, less one
+NFT_FLOOR = "nft_floor"  # floor price of a collection, > 0, in one currency
+NEWS_SENTIMENT = "news_sentiment"  # −1 to 1
+
+FUNDING_PERIOD = timedelta(hours=8)
+
+# How long an observation speaks for the present, by series. A rate or a rating that is overdue is missing.
+LONGEST_AGE = {
+    FUNDING_RATE: timedelta(hours=16),
+    DEX_SPREAD: timedelta(hours=1),
+    NFT_FLOOR: timedelta(days=1),
+    NEWS_SENTIMENT: timedelta(days=1),
+}
+
+FUNDING_FOLDER = "funding"
+
+
+@dataclass(frozen=True, slots=True)
+class SideSeries:
+    """Observations of one kind for one symbol, or for the whole market (symbol None).
+
+    available_at: (N,) datetime64[us] UTC, increasing; of two at one instant the later one counts. value:
+    (N,), NaN for "nothing is known any more". Raises DataError on lengths that differ, instants out of order.
+    """
+
+    name: str
+    symbol: str | None
+    available_at: TimeArray
+    value: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.available_at.shape != self.value.shape or self.value.ndim != 1:
+            raise DataError(
+                f"The side series {self.name!r} has instants of shape {self.available_at.shape} and values "
+                f"of shape {self.value.shape}: both must be one axis of the same length."
+            )
+        if np.isnat(self.available_at).any() or np.any(np.diff(self.available_at) < np.timedelta64(0)):
+            raise DataError(
+                f"The instants of the side series {self.name!r} are not in order.",
+                hint="Sort the observations by the instant at which they became available.",
+            )
+
+    def at(self, instants: TimeArray, longest_age: timedelta) -> FloatArray:
+        """The last observation available at each instant and not older than `longest_age`, else NaN.
+
+        instants: (T,), such as a panel's closes. What becomes available at the instant itself counts.
+        """
+        last = np.searchsorted(self.available_at, instants, side="right") - 1
+        out = np.full(len(instants), np.nan)
+        known = last >= 0
+        known[known] = instants[known] - self.available_at[last[known]] <= np.timedelta64(longest_age)
+        out[known] = self.value[last[known]]
+        return out
+
+
+def with_side_series(
+    panel: Panel, series: Sequence[SideSeries], longest_age: Mapping[str, timedelta] = LONGEST_AGE
+) -> Panel:
+    """The panel with what each series said at each row's close, under the series' name.
+
+    A series of the whole market fills every column; a symbol without one is NaN, and a symbol that the panel
+    does not have is left out. Raises UsageError on a name without a longest age, and on two series for one
+    column.
+    """
+    extra = dict(panel.extra)
+    filled: set[tuple[str, int]] = set()
+    closes_at = panel.closes_at
+    for one in series:
+        if one.name not in longest_age:
+            raise UsageError(
+                f"The side series {one.name!r} has no longest age.",
+                hint=f"Known series: {', '.join(sorted(longest_age))}.",
+            )
+        columns = [c for c, symbol in enumerate(panel.symbols) if one.symbol in (None, symbol)]
+        twice = [panel.symbols[column] for column in columns if (one.name, column) in filled]
+        if twice:
+            raise UsageError(f"Two side series {one.name!r} are given for {twice[0]}.")
+        if one.name not in {name for name, _ in filled}:
+            # A series given anew takes the place of what the panel had under its name.
+            extra[one.name] = np.full(panel.close.shape, np.nan, order="F")
+        filled.update((one.name, column) for column in columns)
+        extra[one.name][:, columns] = one.at(closes_at, longest_age[one.name])[:, None]
+    return replace(panel, extra=extra)
+
+
+def read_funding(folder: Path, symbols: Sequence[str]) -> list[SideSeries]:
+    """The recorded funding rates of `<folder>/funding/SYMBOL.parquet`, one series a symbol.
+
+    Columns: ts (timestamp; without a zone it is UTC), the instant of the payment and of publication, and
+    funding_rate. Raises UsageError when there is no such folder, UnknownSymbol when a symbol has no file, and
+    DataError on a file that cannot be read.
+    """
+    rates = folder / FUNDING_FOLDER
+    if not rates.is_dir():
+        raise UsageError(
+            f"The market folder {folder} holds no funding rates: there is no {rates}.",
+            hint="It has one file a symbol, like funding/BTCUSDT.parquet.",
+        )
+    return [_read_rates(rates / f"{symbol}.parquet", symbol) for symbol in symbols]
+
+
+def _read_rates(path: Path, symbol: str) -> SideSeries:
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.parquet"))) or "nothing"
+        raise UnknownSymbol(
+            f"The recorded market has no file {path}.",
+            hint=f"Set LEVIBOT_SYMBOLS (or --symbols) to what is there: {there}.",
+        )
+    with translated(path), pq.ParquetFile(path) as file:
+        missing = sorted({"ts", "funding_rate"} - set(file.schema_arrow.names))
+        if missing:
+            raise DataError(f"The file {path} has no column {', '.join(missing)}.")
+        table = file.read(columns=["ts", "funding_rate"])
+    available_at = table["ts"].to_numpy().astype("datetime64[us]")
+    return SideSeries(FUNDING_RATE, symbol, available_at, table["funding_rate"].to_numpy().astype(np.float64))
