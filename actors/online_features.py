@@ -75,7 +75,7 @@ class OnlineFeatures:
     async def _follow(self) -> None:
         """Refresh again and again until a problem comes up, which is raised."""
         settings = self._settings
-        online = open_online(settings, CORE.version)
+        online = open_online(settings, CORE)
         ticks = await open_ticks(settings)
         try:
             materialiser = Materialiser(

@@ -46,7 +46,7 @@ class Api:
         self._symbols = settings.symbols
         self._router = router
         self._clock = settings.clock()
-        self._online = open_online(settings, CORE.version)
+        self._online = open_online(settings, CORE)
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         self._last: dict[str, Signal] = {}
         self._events = event_log.Reader("api")
@@ -114,7 +114,7 @@ class Api:
         # A gauge that kept its last value would say fresh for ever.
         ages = dict.fromkeys(self._symbols, math.nan)
         try:
-            readings = await self._redis.call(self._online.read, self._symbols)
+            readings = await self._redis.call(self._online.get_many, self._symbols)
         except StoreError:
             return ages
         found = {s: r.age_s for s, r in readings.items() if r.freshness is not Freshness.MISSING}

@@ -63,7 +63,7 @@ class Router:
         self._model = model
         self._registry = open_registry(settings)
         self._active = ActiveVersion(self._registry, timeout_s=settings.store_timeout_s)
-        self._online = open_online(settings, CORE.version)
+        self._online = open_online(settings, CORE)
         self._desk = SignalDesk(self._online, settings.symbols, timeout_s=settings.store_timeout_s)
         self._ask_model = Guard(
             "model",

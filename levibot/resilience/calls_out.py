@@ -222,7 +222,9 @@ BOUNDARIES: Mapping[str, frozenset[str]] = {
             "levibot/stores/online.py",
             "levibot/stores/rate_limiter.py",
             "levibot/stores/redis.py",
+            "levibot/stores/redis_connection.py",
             "levibot/stores/redis_url.py",
+            "levibot/stores/server_time.py",
             "levibot/stores/spending.py",
             "levibot/stores/valkey_server.py",
         }

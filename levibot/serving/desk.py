@@ -66,11 +66,9 @@ class SignalDesk:
         For the windows that it answered last the model is not asked again: its signals live on.
         Raises NotReady without any features online, StoreUnavailable when Redis does not answer.
         """
-        readings = await self._redis.call(self._online.read, self._symbols)
+        readings = await self._redis.call(self._online.get_windows, self._symbols)
         newest = max((r.event_time for r in readings.values() if r.event_time), default=None)
-        windows = {
-            s: r.window for s, r in readings.items() if r.event_time == newest and r.window is not None
-        }
+        windows = {s: r.rows for s, r in readings.items() if r.event_time == newest and r.rows is not None}
         if newest is None or not windows:
             raise NotReady(
                 "No features are online for " + ", ".join(self._symbols) + ".",

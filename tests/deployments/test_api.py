@@ -103,6 +103,7 @@ def open_store(redis_url: str) -> OnlineStore:
         redis_url,
         MARKET_ID,
         CORE.version,
+        CORE.names,
         clock=clock,
         interval=HOUR,
         fresh_bars=2.0,
@@ -179,6 +180,7 @@ async def test_signals_of_another_market_are_none(api: Api, symbols: tuple[str, 
         redis_url,
         "another",
         CORE.version,
+        CORE.names,
         clock=ManualClock(NOON),
         interval=HOUR,
         fresh_bars=2.0,
@@ -210,7 +212,9 @@ async def test_ready_means_that_one_symbol_is_fresh_and_the_others_are_named(
 async def test_ages_are_those_of_the_features_and_nan_without_any(
     api: Api, writer: OnlineStore, symbols: tuple[str, str]
 ) -> None:
-    await writer.write_features([FeatureWindow(symbols[0], NOON - 3 * HOUR, ("a",), np.ones((2, 1)))])
+    await writer.write_features(
+        [FeatureWindow(symbols[0], NOON - 3 * HOUR, CORE.names, np.ones((2, len(CORE.names))))]
+    )
     ages = await api.feature_ages()
     assert ages[symbols[0]] == pytest.approx(3 * 3600.0, abs=1.0)
     assert math.isnan(ages[symbols[1]])

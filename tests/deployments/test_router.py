@@ -101,13 +101,14 @@ async def online(redis_url: str, symbol: str) -> AsyncIterator[OnlineStore]:
         redis_url,
         MARKET_ID,
         CORE.version,
+        CORE.names,
         clock=ManualClock(NOON),
         interval=timedelta(hours=1),
         fresh_bars=2.0,
         ttl_s=60.0,
         timeout_s=2.0,
     )
-    await store.write_features([FeatureWindow(symbol, NOON, ("a",), np.ones((2, 1)))])
+    await store.write_features([FeatureWindow(symbol, NOON, CORE.names, np.ones((2, len(CORE.names))))])
     yield store
     await store.close()
 

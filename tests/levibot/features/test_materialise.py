@@ -66,6 +66,7 @@ async def online(redis_url: str, market_id: str) -> AsyncIterator[OnlineStore]:
         redis_url,
         market_id,
         CORE.version,
+        CORE.names,
         clock=clock,
         interval=HOUR,
         fresh_bars=2.0,
@@ -84,13 +85,13 @@ def materialiser(ticks: TickStore, online: OnlineStore, symbols: Sequence[str] =
 
 async def assert_is_history(online: OnlineStore, batch: FloatArray, end: int, closes_at: datetime) -> None:
     """Every symbol's online window is the rows of history that end before row `end`."""
-    readings = await online.read(SYMBOLS)
+    readings = await online.get_windows(SYMBOLS)
     for column, symbol in enumerate(SYMBOLS):
         reading = readings[symbol]
         assert reading.names == CORE.names
         assert reading.event_time == closes_at
-        assert reading.window is not None
-        np.testing.assert_allclose(reading.window, batch[end - ROWS : end, column], rtol=1e-9, atol=1e-12)
+        assert reading.rows is not None
+        np.testing.assert_allclose(reading.rows, batch[end - ROWS : end, column], rtol=1e-9, atol=1e-12)
 
 
 async def test_what_is_online_is_what_all_of_history_gives(
@@ -104,10 +105,10 @@ async def test_what_is_online_is_what_all_of_history_gives(
         assert await running.refresh(NOW) == Materialised(closes_at, SYMBOLS)
         await assert_is_history(online, batch, end, closes_at)
     # After a crash the window is empty: read again it gives the same numbers, to the last bit.
-    before = {symbol: reading.window for symbol, reading in (await online.read(SYMBOLS)).items()}
+    before = {symbol: reading.rows for symbol, reading in (await online.get_windows(SYMBOLS)).items()}
     assert await materialiser(tick_store, online).refresh(NOW) == Materialised(closes_at, SYMBOLS)
-    for symbol, reading in (await online.read(SYMBOLS)).items():
-        np.testing.assert_array_equal(reading.window, before[symbol])
+    for symbol, reading in (await online.get_windows(SYMBOLS)).items():
+        np.testing.assert_array_equal(reading.rows, before[symbol])
     # The comparison was one of numbers, and of what the late symbol cannot have yet.
     assert np.isfinite(batch[-1, :2]).all()
     assert np.isnan(batch[-1, 2]).any()
@@ -122,28 +123,28 @@ async def test_a_symbol_without_the_newest_bar_keeps_its_older_vector(
     await tick_store.write_many(online.market_id, first)
     running = materialiser(tick_store, online)
     await running.refresh(NOW)
-    old = (await online.read(SYMBOLS))[SYMBOLS[1]]
+    old = (await online.get_windows(SYMBOLS))[SYMBOLS[1]]
     await tick_store.write_many(online.market_id, [short[SYMBOLS[0]], short[SYMBOLS[2]]])
     assert await running.refresh(NOW) == Materialised(end, (SYMBOLS[0], SYMBOLS[2]))
-    readings = await online.read(SYMBOLS)
+    readings = await online.get_windows(SYMBOLS)
     assert {s: r.event_time for s, r in readings.items()} == {
         SYMBOLS[0]: end,
         SYMBOLS[1]: end - 5 * HOUR,
         SYMBOLS[2]: end,
     }
     assert [readings[s].freshness for s in SYMBOLS] == [Freshness.FRESH, Freshness.STALE, Freshness.FRESH]
-    np.testing.assert_array_equal(readings[SYMBOLS[1]].window, old.window)
+    np.testing.assert_array_equal(readings[SYMBOLS[1]].rows, old.rows)
     # Its bars come late: now it has the newest row as the others have.
     await tick_store.write_bars(online.market_id, short[SYMBOLS[1]])
     assert await running.refresh(NOW) == Materialised(end, SYMBOLS)
-    assert (await online.read(SYMBOLS))[SYMBOLS[1]].event_time == end
+    assert (await online.get_windows(SYMBOLS))[SYMBOLS[1]].event_time == end
 
 
 async def test_without_bars_nothing_is_written(tick_store: TickStore, online: OnlineStore) -> None:
     running = materialiser(tick_store, online)
     assert await running.refresh(NOW) is None
     assert await running.refresh(NOW) is None
-    assert {r.freshness for r in (await online.read(SYMBOLS)).values()} == {Freshness.MISSING}
+    assert {r.freshness for r in (await online.get_windows(SYMBOLS)).values()} == {Freshness.MISSING}
 
 
 async def test_the_bars_of_another_market_are_not_its_own(
@@ -159,9 +160,9 @@ async def test_a_young_market_has_a_window_of_the_rows_there_are(
     bars = history[SYMBOLS[0]].tail(2)
     await tick_store.write_bars(online.market_id, bars)
     assert await materialiser(tick_store, online).refresh(NOW) is not None
-    reading = (await online.read(SYMBOLS))[SYMBOLS[0]]
-    assert reading.window is not None
-    assert reading.window.shape == (2, len(CORE.names))
+    reading = (await online.get_windows(SYMBOLS))[SYMBOLS[0]]
+    assert reading.rows is not None
+    assert reading.rows.shape == (2, len(CORE.names))
     assert "vol_slow" not in reading.values
     assert "hour_sin" in reading.values
 
@@ -173,9 +174,9 @@ async def test_vectors_that_were_lost_are_written_again(
     running = materialiser(tick_store, online)
     done = await running.refresh(NOW)
     await online._client.delete(*(f"{symbol}:features:window" for symbol in SYMBOLS))
-    assert (await online.read(SYMBOLS))[SYMBOLS[0]].freshness is Freshness.MISSING
+    assert (await online.get_windows(SYMBOLS))[SYMBOLS[0]].freshness is Freshness.MISSING
     assert await running.refresh(NOW) == done
-    assert {r.freshness for r in (await online.read(SYMBOLS)).values()} == {Freshness.FRESH}
+    assert {r.freshness for r in (await online.get_windows(SYMBOLS)).values()} == {Freshness.FRESH}
 
 
 async def test_bars_beyond_the_clock_are_not_read(

@@ -32,7 +32,7 @@ Predict = Callable[[FloatArray], Awaitable[Signals]]
 
 def open_store(url: str, clock: ManualClock) -> OnlineStore:
     return OnlineStore.open(
-        url, "market", "view", clock=clock, interval=HOUR, fresh_bars=2.0, ttl_s=60.0, timeout_s=2.0
+        *(url, "market", "view", NAMES), clock=clock, interval=HOUR, fresh_bars=2.0, ttl_s=60.0, timeout_s=2.0
     )
 
 
