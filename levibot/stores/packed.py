@@ -42,6 +42,7 @@ HEADER_WORDS = 12
 
 _MAGIC = int.from_bytes(b"LVFV" + FORMAT_VERSION.to_bytes(4, "little"), "little")
 _HEADER = struct.Struct("<12q")
+_WORD, _NUMBER = np.dtype("<i8"), np.dtype("<f8")
 _OWN_WORDS = 3
 _NO_END = -1
 NO_OWN_TIMES: IntArray = np.empty((0, _OWN_WORDS), dtype=np.int64)
@@ -225,16 +226,15 @@ def unpack(data: bytes, identity: Identity) -> Unpacked | None:
     n_words = HEADER_WORDS + n_values + _OWN_WORDS * n_own
     if min(n_rows, n_columns) < 1 or n_own < 0 or len(data) != 8 * n_words:
         raise ValueError(f"it has {len(data)} bytes, its header says {8 * n_words}")
-    words = np.frombuffer(data, "<i8", n_words - 3, 24)
-    if int(words @ _weights(n_words - 3)) != checksum or stamp_us + minus_stamp_us:
+    words = np.frombuffer(data, _WORD, n_words - 3, 24)
+    if int(words.dot(_weights(n_words - 3))) != checksum or stamp_us + minus_stamp_us:
         raise ValueError("its checksum does not match")
     if (magic, first, second) != identity.words:
         return None
     if n_columns != len(identity.names):
         raise ValueError(f"it has {n_columns} columns for {len(identity.names)} names")
-    body = words[HEADER_WORDS - 3 :]
-    rows: FloatArray = body[:n_values].view(np.float64).reshape(n_rows, n_columns)
-    own = body[n_values:].reshape(n_own, _OWN_WORDS)
+    rows: FloatArray = np.frombuffer(data, _NUMBER, n_values, _HEADER.size).reshape(n_rows, n_columns)
+    own = words[HEADER_WORDS - 3 + n_values :].reshape(n_own, _OWN_WORDS) if n_own else NO_OWN_TIMES
     return Unpacked(stamp_us, event_us, written_us, ttl_us, rows, own)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from levibot.market.bars import FloatArray
-from levibot.stores.packed import IntArray, Unpacked, UnpackedMany, from_microseconds
+from levibot.stores.packed import NO_OWN_TIMES, IntArray, Unpacked, UnpackedMany, from_microseconds
 
 
 class Freshness(StrEnum):
@@ -33,6 +34,7 @@ class ValueReading:
     age_s: float | None
 
 
+NO_OWN_VALUES: Mapping[str, ValueReading] = MappingProxyType({})
 MISSING_VALUE = ValueReading(None, Freshness.MISSING, None)
 
 
@@ -64,12 +66,12 @@ class PresentValues(Mapping[str, float]):
         return zip(self._columns, self._vector.tolist(), strict=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FeatureReading:
+class FeatureReading(NamedTuple):
     """The features of one symbol as they were at `event_time`.
 
-    freshness, age_s: of the oldest of its values, on the market's clock. values: those that are present.
-    rows: (R, F) read-only, oldest first, NaN = missing; one row, unless a window was asked for. names: (F,).
+    freshness, age_s: of the oldest of its values, on the market's clock.
+    rows: (R, F) read-only, oldest first, NaN = missing; one row, unless a window was asked for.
+    columns: the place of each feature in a row. event_us: `event_time` in microseconds since 1970.
     of_bars: freshness and age of what is computed from bars. own: of the values that have a time of their
     own, present or not, by name.
     When MISSING, age, event time and rows are None and there are no values.
@@ -78,25 +80,39 @@ class FeatureReading:
     symbol: str
     freshness: Freshness
     age_s: float | None
-    event_time: datetime | None
-    values: Mapping[str, float]
     rows: FloatArray | None
-    names: tuple[str, ...] = ()
-    of_bars: tuple[Freshness, float | None] = (Freshness.MISSING, None)
-    own: Mapping[str, ValueReading] = field(default_factory=dict)
+    columns: Mapping[str, int]
+    event_us: int | None
+    of_bars: tuple[Freshness, float | None]
+    own: Mapping[str, ValueReading]
 
     @classmethod
     def missing(cls, symbol: str) -> FeatureReading:
         """Nothing that may be used is stored for this symbol."""
-        return cls(symbol, Freshness.MISSING, None, None, {}, None)
+        nothing = Freshness.MISSING, None
+        return cls(symbol, *nothing, None, {}, None, nothing, NO_OWN_VALUES)
+
+    @property
+    def event_time(self) -> datetime | None:
+        """The close of the newest bar that the features know."""
+        return None if self.event_us is None else from_microseconds(self.event_us)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """(F,) of the columns."""
+        return tuple(self.columns)
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The newest row's values that are present, by name."""
+        return {} if self.rows is None else PresentValues(self.columns, self.rows[-1])
 
     def value(self, name: str) -> ValueReading:
         """One value, with the age that it has itself."""
         if name in self.own:
             return self.own[name]
-        if name not in self.values:
-            return MISSING_VALUE
-        return ValueReading(self.values[name], *self.of_bars)
+        value = self.values.get(name)
+        return MISSING_VALUE if value is None else ValueReading(value, *self.of_bars)
 
 
 class Instant(NamedTuple):
@@ -140,29 +156,21 @@ class AgePolicy:
         return Freshness.FRESH if age_us <= self.fresh_us else Freshness.STALE
 
     def reading(
-        self, symbol: str, stored: Unpacked, at: Instant, columns: Mapping[str, int], names: tuple[str, ...]
+        self, symbol: str, stored: Unpacked, at: Instant, columns: Mapping[str, int]
     ) -> FeatureReading:
-        """What a packed vector or window says at that instant. names, columns: of its features."""
+        """What a packed vector or window says at that instant. columns: the place of each feature."""
         on_server_us = at.server_us - stored.stamp_us
         age_us = self.age_us(stored.event_us, stored, at)
         # A stamp ahead of the server's own clock: that was set back, and nobody can say how old this is.
         if age_us is None or not 0 <= on_server_us < stored.ttl_us:
             return FeatureReading.missing(symbol)
-        rows, oldest_us = stored.rows, age_us
-        own: dict[str, ValueReading] = {}
-        if len(stored.own):
-            rows, own, oldest_us = self._own_values(stored, at, names, age_us)
-        return FeatureReading(
-            symbol,
-            self.freshness(oldest_us),
-            oldest_us / 1e6,
-            from_microseconds(stored.event_us),
-            PresentValues(columns, rows[-1]),
-            rows,
-            names,
-            (self.freshness(age_us), age_us / 1e6),
-            own,
-        )
+        of_bars = self.freshness(age_us), age_us / 1e6
+        event_us = stored.event_us
+        if stored.own is NO_OWN_TIMES:
+            return FeatureReading(symbol, *of_bars, stored.rows, columns, event_us, of_bars, NO_OWN_VALUES)
+        rows, own, oldest_us = self._own_values(stored, at, tuple(columns), age_us)
+        oldest = self.freshness(oldest_us), oldest_us / 1e6
+        return FeatureReading(symbol, *oldest, rows, columns, event_us, of_bars, own)
 
     def _own_values(
         self, stored: Unpacked, at: Instant, names: tuple[str, ...], oldest_us: int

@@ -27,11 +27,14 @@ class ServerTime:
         self._asked_at_ns: int | None = None
         self._answered_at_ns = 0
 
-    async def sync(self, *, at_once: bool = False) -> None:
-        """Read the server's clock if that is due, or `at_once`. Raises StoreUnavailable or StoreError."""
+    @property
+    def is_due(self) -> bool:
+        """Whether what is known is too old to count on."""
+        return self._asked_at_ns is None or _now_ns() - self._asked_at_ns >= RESYNC_NS
+
+    async def sync(self) -> None:
+        """Read the server's clock. Raises StoreUnavailable or StoreError."""
         asked_at_ns = _now_ns()
-        if self._asked_at_ns is not None and asked_at_ns - self._asked_at_ns < RESYNC_NS and not at_once:
-            return
         seconds, microseconds = await ask("read its clock", self._client.time())
         self._server_us = seconds * 1_000_000 + microseconds
         self._asked_at_ns, self._answered_at_ns = asked_at_ns, _now_ns()
@@ -52,7 +55,7 @@ class ServerTime:
     def check(self, earliest_us: int, server_us: int) -> None:
         """Compare with what the server's clock said in an answer that just came; `earliest_us` when asked.
 
-        Where that cannot be, the clock was set, or another server answers: it is read again at the next sync.
+        Where that cannot be, the clock was set, or another server answers: the next reading is due at once.
         """
         if not earliest_us - TOLERANCE_US <= server_us <= self.latest_us() + TOLERANCE_US:
             self._asked_at_ns = None

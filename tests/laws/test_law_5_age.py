@@ -10,7 +10,6 @@ import asyncio
 import math
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -26,7 +25,7 @@ from levibot.stores.online import (
     ValueReading,
     ValueTime,
 )
-from levibot.stores.packed import IntArray, Unpacked, UnpackedMany, microseconds
+from levibot.stores.packed import NO_OWN_TIMES, IntArray, Unpacked, UnpackedMany, microseconds
 from levibot.stores.reading import AgePolicy, Instant
 
 pytestmark = pytest.mark.stores
@@ -81,15 +80,15 @@ class TrustsTheFuture(AgePolicy):
 class AgesAllAsTheBars(AgePolicy):
     """Knows one age for a whole vector."""
 
-    def reading(self, symbol, stored, at, columns, names) -> FeatureReading:  # type: ignore[no-untyped-def]
-        return super().reading(symbol, stored._replace(own=stored.own[:0]), at, columns, names)
+    def reading(self, symbol, stored, at, columns) -> FeatureReading:  # type: ignore[no-untyped-def]
+        return super().reading(symbol, stored._replace(own=NO_OWN_TIMES), at, columns)
 
 
 class LeavesTheEndToTheServer(AgePolicy):
     """Takes for alive whatever the server still has."""
 
-    def reading(self, symbol, stored, at, columns, names) -> FeatureReading:  # type: ignore[no-untyped-def]
-        return super().reading(symbol, stored._replace(ttl_us=2**62), at, columns, names)
+    def reading(self, symbol, stored, at, columns) -> FeatureReading:  # type: ignore[no-untyped-def]
+        return super().reading(symbol, stored._replace(ttl_us=2**62), at, columns)
 
 
 class LooksAtTheFirstOfMany(AgePolicy):
@@ -104,7 +103,7 @@ class SaysNoAge(OnlineStore):
     """Knows what is stale, but not how stale."""
 
     async def get(self, symbol: str) -> FeatureReading:
-        return replace(await super().get(symbol), age_s=0.0)
+        return (await super().get(symbol))._replace(age_s=0.0)
 
 
 class TakesMissingForZero(OnlineStore):
@@ -112,7 +111,7 @@ class TakesMissingForZero(OnlineStore):
 
     async def get(self, symbol: str) -> FeatureReading:
         found = await super().get(symbol)
-        return replace(found, values={n: found.values.get(n, 0.0) for n in NAMES})
+        return found if found.rows is None else found._replace(rows=np.nan_to_num(found.rows))
 
 
 FAULTS: tuple[type[AgePolicy] | type[OnlineStore], ...] = (
@@ -218,10 +217,10 @@ async def every_way(reader: OnlineStore, name: str, run: str) -> list[FeatureRea
     many = await reader.get_many([beside, symbol])
     windows = await reader.get_windows([beside, symbol])
     age_s = float(many.ages_s[1])
-    in_arrays = replace(
-        many[symbol],
+    in_arrays = many[symbol]._replace(
         age_s=None if math.isnan(age_s) else age_s,
-        values={n: v for n, v in zip(NAMES, many.vectors[1].tolist(), strict=True) if not math.isnan(v)},
+        rows=None if math.isnan(age_s) else many.vectors[1:2],
+        columns={name: column for column, name in enumerate(NAMES)},
     )
     return [await reader.get(symbol), many[symbol], windows[symbol], in_arrays]
 
