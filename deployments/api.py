@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from actors import event_log
+from actors import event_log, online_features
 from actors.processes import Said
 from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
@@ -50,7 +50,8 @@ class Api:
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         self._last: dict[str, Signal] = {}
         self._events = event_log.Reader("api")
-        self._processes = Processes(router)
+        self._features = online_features.Reader("api")
+        self._processes = Processes(router, settings)
         # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
             "redis",
@@ -83,9 +84,10 @@ class Api:
             raise NotReady(exc.message, hint=problem or exc.hint) from exc
 
     async def readiness(self) -> Readiness:
-        """Ready when at least one symbol has a fresh signal; every symbol without one is named."""
+        """Ready when the features are warm and one symbol at least has a fresh signal; names what lacks."""
         reasons: list[str] = []
         versions: set[str] = set()
+        lacking: list[str] = []
         try:
             for symbol in self._symbols:
                 signal = await self._redis.call(self._online.read_signal, symbol)
@@ -99,11 +101,12 @@ class Api:
                 # The cache tells that something is wrong; the router tells what.
                 routed = await self._route(self._symbols[0])
                 reasons += [routed.problem] if routed.problem else []
+            lacking = await self._lacking_features()
         except StoreError as exc:
             reasons, versions = [str(exc)], set()
         return Readiness(
-            ready=bool(versions),
-            reasons=reasons,
+            ready=bool(versions) and not lacking,
+            reasons=[*reasons, *lacking],
             model_version=max(versions, default=None),
             market_time=self._clock.now(),
             source=self.source,
@@ -133,6 +136,19 @@ class Api:
         """The metrics of the other processes; one that does not answer has no entry."""
         said = await self._processes.ask("metrics")
         return {one.process: one.answer for one in said if one.answer is not None}
+
+    async def _lacking_features(self) -> list[str]:
+        """Why the vectors of symbols that have bars are not there, one sentence each; empty when they are."""
+        readings = await self._redis.call(self._online.get_many, self._symbols)
+        missing = [s for s, reading in readings.items() if reading.freshness is Freshness.MISSING]
+        if not missing:
+            return []
+        # Only the actor knows whether a symbol has bars at all. While its vectors live nobody asks.
+        try:
+            warming_up = await self._features.warming_up()
+        except LeviBotError as exc:
+            return [f"Features are missing for {', '.join(missing)}: {exc.message}"]
+        return [f"The features of {symbol} are being computed." for symbol in missing if symbol in warming_up]
 
     async def _find(self, symbol: str) -> tuple[Signal, str, str]:
         """The newest signal there is, where it was found, and why there is none newer, where that is known.

@@ -66,6 +66,20 @@ CALLS = (
         "page",
     ),
     CallOut(
+        "actors/feature_shard.py",
+        "the tick store: a shard's bars",
+        ("_part",),
+        "the cross-section is written without its symbols, which grow visibly stale",
+        "levibot/features/materialise.py:_compute",
+    ),
+    CallOut(
+        "actors/feature_shard.py",
+        "another shard of the features",
+        ("_ask",),
+        "the cross-section is written without its symbols, which grow visibly stale",
+        "levibot/features/materialise.py:_compute",
+    ),
+    CallOut(
         "actors/live_trades.py",
         "the tick store: trades",
         ("_intake",),
@@ -93,6 +107,13 @@ CALLS = (
         ("materialiser",),
         "the features wait, and grow visibly stale meanwhile",
         "_run",
+    ),
+    CallOut(
+        "actors/online_features.py",
+        "the features' actor, asked what is warming up",
+        ("_ask",),
+        "not ready, with the reason, while vectors are missing",
+        "deployments/api.py:_lacking_features",
     ),
     CallOut(
         "actors/processes.py",

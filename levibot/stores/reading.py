@@ -34,6 +34,8 @@ class ValueReading:
     age_s: float | None
 
 
+# What a fast replay counts in years would not fit a whole number.
+MAX_AGE_US = 2.0**62
 NO_OWN_VALUES: Mapping[str, ValueReading] = MappingProxyType({})
 MISSING_VALUE = ValueReading(None, Freshness.MISSING, None)
 
@@ -148,7 +150,8 @@ class AgePolicy:
         age = at.market_us - stored.event_us
         on_server = at.server_us - stored.stamp_us
         usable = stored.is_known & (age >= -self.interval_us) & (on_server >= 0) & (on_server < stored.ttl_us)
-        writers = stored.written_us - stored.event_us + (self.rate * on_server).astype(np.int64)
+        since_write = np.minimum(self.rate * on_server, MAX_AGE_US).astype(np.int64)
+        writers = stored.written_us - stored.event_us + since_write
         return np.maximum(np.maximum(age, writers), 0), usable
 
     def freshness(self, age_us: int) -> Freshness:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from levibot.clock import ManualClock
+from levibot.errors import NotReady
 from levibot.features.engine import compute
-from levibot.features.materialise import Materialised, Materialiser
+from levibot.features.materialise import Computed, Materialised, Materialiser, OtherShard, ShardWindow
+from levibot.features.shards import Shard
 from levibot.features.views import CORE
 from levibot.market.bars import Bars, FloatArray, Panel, to_datetime
 from levibot.market.price_process import MARKET_START
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.stores
 
 HOUR = timedelta(hours=1)
 ROWS = 6
+ALL = Shard()
 # Longer than what the view remembers, so that the oldest bars have left the window.
 N_BARS = CORE.warmup_bars + ROWS + 300
 LATE = 200  # bars that the late symbol has
@@ -78,8 +81,20 @@ async def online(redis_url: str, market_id: str) -> AsyncIterator[OnlineStore]:
 
 
 def materialiser(ticks: TickStore, online: OnlineStore, symbols: Sequence[str] = SYMBOLS) -> Materialiser:
-    return Materialiser(
-        ticks, online, market_id=online.market_id, symbols=symbols, interval=HOUR, view=CORE, rows=ROWS
+    return Materialiser(shard_window(ticks, online, symbols), online)
+
+
+def shard_window(
+    ticks: TickStore, online: OnlineStore, symbols: Sequence[str] = SYMBOLS, shard: Shard = ALL
+) -> ShardWindow:
+    return ShardWindow(
+        ticks,
+        market_id=online.market_id,
+        symbols=symbols,
+        interval=HOUR,
+        view=CORE,
+        rows=ROWS,
+        shard=shard,
     )
 
 
@@ -188,3 +203,61 @@ async def test_bars_beyond_the_clock_are_not_read(
         done = await running.refresh(as_of)
         assert done is not None
         assert done.event_time == event_time
+
+
+async def test_several_shards_write_one_cross_section(
+    tick_store: TickStore, online: OnlineStore, history: dict[str, Bars], panel: Panel, batch: FloatArray
+) -> None:
+    shards = [shard_window(tick_store, online, shard=Shard(n, 3)) for n in range(3)]
+    away = [False]
+
+    def other(n: int) -> OtherShard:
+        async def answer(as_of: datetime) -> Computed | None:
+            if away[0]:
+                raise NotReady("It does not answer.")
+            await shards[n].read(as_of)
+            return shards[n].compute()
+
+        return OtherShard(Shard(n, 3), answer)
+
+    running = Materialiser(shards[0], online, [other(1), other(2)])
+    before = NOW - HOUR
+    await tick_store.write_many(online.market_id, [b.closed_by(before) for b in history.values()])
+    done = await running.refresh(NOW)
+    assert done is not None
+    assert (done.event_time, set(done.symbols), done.problems) == (before, set(SYMBOLS), ())
+    await assert_is_history(online, batch, len(panel) - 1, before)
+    # While the other shards are away, theirs grow old; they catch up at the first pass after it.
+    await tick_store.write_many(online.market_id, history.values())
+    away[0] = True
+    own = Shard(0, 3).owned(SYMBOLS)
+    done = await running.refresh(NOW)
+    assert done is not None
+    assert (done.event_time, done.symbols, set(done.waiting)) == (NOW, own, set(SYMBOLS) - set(own))
+    assert [problem.partition(": ")[2] for problem in done.problems] == ["It does not answer."] * 2
+    readings = await online.get_windows(SYMBOLS)
+    assert {s for s, r in readings.items() if r.event_time == NOW} == set(own)
+    away[0] = False
+    done = await running.refresh(NOW)
+    assert done is not None
+    assert (set(done.symbols), done.problems) == (set(SYMBOLS), ())
+    await assert_is_history(online, batch, len(panel), NOW)
+
+
+async def test_a_shard_that_lags_is_left_out_and_never_mixed_in(
+    tick_store: TickStore, online: OnlineStore, history: dict[str, Bars]
+) -> None:
+    await tick_store.write_many(online.market_id, [bars.tail(400) for bars in history.values()])
+    late = shard_window(tick_store, online, shard=Shard(1, 2))
+    await late.read(NOW - HOUR)
+
+    async def lags(as_of: datetime) -> Computed | None:
+        return late.compute()
+
+    done = await Materialiser(
+        shard_window(tick_store, online, shard=Shard(0, 2)), online, [OtherShard(Shard(1, 2), lags)]
+    ).refresh(NOW)
+    assert done is not None
+    assert done.symbols == Shard(0, 2).owned(SYMBOLS)
+    assert set(done.waiting) == set(Shard(1, 2).owned(SYMBOLS))
+    assert "does not know the newest bars" in done.problems[0]
