@@ -27,12 +27,13 @@ from levibot.features.materialise import Materialised, Materialiser, OtherShard
 from levibot.features.shards import Shard
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
+from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
 from levibot.stores.connect import open_online, open_ticks
 from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
-from levibot.telemetry.metrics import FEATURE_STALENESS
+from levibot.telemetry.metrics import FEATURE_STALENESS, FEATURE_STALENESS_LIMIT
 
 NAME = "online_features"
 RETRY_S = 0.5
@@ -86,6 +87,7 @@ class OnlineFeatures:
 
     async def metrics(self) -> list[Family]:
         """This process's metrics, for the page that shows all of them."""
+        FEATURE_STALENESS_LIMIT.set(staleness_limit_s(self._settings.interval, self._clock.rate))
         now = self._clock.now()
         for symbol in self._settings.symbols:
             # Measured when it is asked for: what is no longer written must not look as fresh as it was.

@@ -23,6 +23,7 @@ from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable,
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
 from levibot.serving.answer import Answer, AnswerPolicy
+from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
 from levibot.stores.connect import open_online
 from levibot.stores.events import EventPage, EventQuery
@@ -30,6 +31,7 @@ from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
+from levibot.telemetry.metrics import FEATURE_STALENESS_LIMIT
 
 # How long a caller may wait for better than the last answer: twice this, then the circuit is open.
 ROUTER_TIMEOUT_S = 2.5
@@ -48,6 +50,7 @@ class Api:
         self._clock = settings.clock()
         self._online = open_online(settings, CORE)
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
+        FEATURE_STALENESS_LIMIT.set(staleness_limit_s(settings.interval, self._clock.rate))
         self._last: dict[str, Signal] = {}
         self._events = event_log.Reader("api")
         self._features = online_features.Reader("api")
