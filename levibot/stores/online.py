@@ -143,9 +143,8 @@ class OnlineStore:
         if not windows:
             return ()
         has_field_ttl = (await self._server.get()).has_field_ttl
-        if self._server_time.is_due:
-            await self._server_time.sync()
-        now, sent_us = self._clock.now(), self._server_time.earliest_us()
+        # In this order: a stamp may be too early, and never too late.
+        sent_us, now = await self._server_time.earliest_us(), self._clock.now()
         keys: list[str] = []
         arguments: list[str | bytes | int] = [
             # A life that is no whole number of milliseconds ends by its timestamp, just before the key does.
@@ -186,7 +185,7 @@ class OnlineStore:
         found = None if data is None else self._unpack(key, data)
         if found is None:
             return FeatureReading.missing(symbol)
-        at = await self._instant(found.stamp_us)
+        at = self._instant(found.stamp_us) or await self._instant_anew()
         return self._ages.reading(symbol, found, at, self._columns)
 
     async def get_many(self, symbols: Sequence[str]) -> CrossSection:
@@ -200,7 +199,7 @@ class OnlineStore:
         stored: list[Any] = await ask("read features", self._client.mget(keys))
         known = unpack_many(stored, self._identity)
         if known is not None:
-            at = await self._instant(int(known.stamp_us.max()))
+            at = self._instant(int(known.stamp_us.max())) or await self._instant_anew()
             ages_us, usable = self._ages.ages_us(known, at)
             if usable.all():
 
@@ -260,7 +259,8 @@ class OnlineStore:
         self, symbols: Sequence[str], keys: Sequence[str], stored: Sequence[bytes | None]
     ) -> list[FeatureReading]:
         unpacked = [None if d is None else self._unpack(k, d) for k, d in zip(keys, stored, strict=True)]
-        at = await self._instant(max((u.stamp_us for u in unpacked if u is not None), default=0))
+        newest_stamp_us = max((u.stamp_us for u in unpacked if u is not None), default=0)
+        at = self._instant(newest_stamp_us) or await self._instant_anew()
         return [
             FeatureReading.missing(symbol)
             if found is None
@@ -274,15 +274,21 @@ class OnlineStore:
         except ValueError as exc:
             raise StoreError(f"{key} does not hold a feature vector: {exc}.", hint="Delete the key.") from exc
 
-    async def _instant(self, newest_stamp_us: int) -> Instant:
-        """Now, on both clocks. Taken after the read: what was read is older than this."""
-        if self._server_time.is_due:
-            await self._server_time.sync()
-        if newest_stamp_us > self._server_time.latest_us():
-            # The server's clock was set, or another server answers now.
-            await self._server_time.sync()
+    def _instant(self, newest_stamp_us: int) -> Instant | None:
+        """Now, on both clocks; None where the server's must be read first.
+
+        Taken after the read: what was read is older than this.
+        """
+        server_us = self._server_time.latest_us()
+        if server_us is None or newest_stamp_us > server_us:
+            # Long ago, or the server's clock was set, or another server answers now.
+            return None
         # Exact to the microsecond in these centuries, and half as long as whole numbers take.
-        return Instant(round(self._clock.now().timestamp() * 1e6), self._server_time.latest_us())
+        return Instant(round(self._clock.now().timestamp() * 1e6), server_us)
+
+    async def _instant_anew(self) -> Instant:
+        server_us = await self._server_time.sync()
+        return Instant(microseconds(self._clock.now()), server_us)
 
 
 def _features_key(symbol: str) -> str:

@@ -27,37 +27,43 @@ class ServerTime:
         self._asked_at_ns: int | None = None
         self._answered_at_ns = 0
 
-    @property
-    def is_due(self) -> bool:
-        """Whether what is known is too old to count on."""
-        return self._asked_at_ns is None or _now_ns() - self._asked_at_ns >= RESYNC_NS
+    async def sync(self) -> int:
+        """Read the server's clock, whatever is known; returns it as `latest_us` does.
 
-    async def sync(self) -> None:
-        """Read the server's clock. Raises StoreUnavailable or StoreError."""
+        Raises StoreUnavailable or StoreError.
+        """
         asked_at_ns = _now_ns()
         seconds, microseconds = await ask("read its clock", self._client.time())
         self._server_us = seconds * 1_000_000 + microseconds
         self._asked_at_ns, self._answered_at_ns = asked_at_ns, _now_ns()
+        return self._server_us + (self._answered_at_ns - asked_at_ns) // 1000
 
-    def latest_us(self) -> int:
+    def latest_us(self) -> int | None:
         """The server's clock, microseconds since 1970: not behind it, ahead by a round trip at most.
 
-        Call `sync` before this and `earliest_us`.
+        None when what is known is too old to count on: `sync` is due.
         """
-        if self._asked_at_ns is None:
-            raise AssertionError("The server's clock was never read.")
-        return self._server_us + (_now_ns() - self._asked_at_ns) // 1000
+        now_ns = _now_ns()
+        if self._asked_at_ns is None or now_ns - self._asked_at_ns >= RESYNC_NS:
+            return None
+        return self._server_us + (now_ns - self._asked_at_ns) // 1000
 
-    def earliest_us(self) -> int:
-        """The same, not ahead of it, behind by a round trip at most."""
+    async def earliest_us(self) -> int:
+        """The same, not ahead of it, behind by a round trip at most; read first where that is due.
+
+        Raises StoreUnavailable or StoreError.
+        """
+        if self.latest_us() is None:
+            await self.sync()
         return self._server_us + (_now_ns() - self._answered_at_ns) // 1000
 
     def check(self, earliest_us: int, server_us: int) -> None:
         """Compare with what the server's clock said in an answer that just came; `earliest_us` when asked.
 
-        Where that cannot be, the clock was set, or another server answers: the next reading is due at once.
+        Where that cannot be, the clock was set, or another server answers: `sync` is due at once.
         """
-        if not earliest_us - TOLERANCE_US <= server_us <= self.latest_us() + TOLERANCE_US:
+        latest_us = self.latest_us()
+        if latest_us is None or not earliest_us - TOLERANCE_US <= server_us <= latest_us + TOLERANCE_US:
             self._asked_at_ns = None
 
 
