@@ -72,17 +72,17 @@ class OnlineFeatures:
         self._due.set()
 
     async def status(self) -> dict[str, Any]:
-        """The newest row's event time, the problem that the actor has now, if any, and what is warming up.
+        """The newest row's event time, the problem that the actor has now, if any, and what it is to write.
 
-        warming_up: the symbols whose bars were not looked at yet, or whose shard has not answered since they
-        came. A symbol without bars is not among them.
+        expected: the symbols that have a bar in the newest row, and so a vector online; all of them while no
+        bars were looked at yet.
         """
         newest = self._newest
-        waiting = self._settings.symbols if newest is None else newest.waiting
+        expected: tuple[str, ...] = () if self._has_looked else self._settings.symbols
         return {
             "event_time": None if newest is None else newest.event_time.isoformat(),
             "problem": self._problem,
-            "warming_up": [] if self._has_looked and newest is None else list(waiting),
+            "expected": list(expected if newest is None else newest.symbols + newest.waiting),
         }
 
     async def metrics(self) -> list[Family]:
@@ -155,15 +155,18 @@ class Reader:
             unavailable=NotReady,
         )
 
-    async def warming_up(self) -> list[str]:
-        """The symbols whose features are not there yet though they may have bars. Raises NotReady."""
+    async def expected(self) -> tuple[list[str], str]:
+        """The symbols whose features must be online, and the problem that the actor has, if any.
+
+        Raises NotReady when it does not answer.
+        """
         return await self._guard.call(self._ask)
 
-    async def _ask(self) -> list[str]:
+    async def _ask(self) -> tuple[list[str], str]:
         # The look-up may block. ValueError: there is no actor of this name.
         actor = await asyncio.to_thread(ray.get_actor, NAME, namespace=NAMESPACE)
         status: dict[str, Any] = await answer_of(actor.status.remote())
-        return list(status["warming_up"])
+        return list(status["expected"]), str(status["problem"])
 
 
 def poke() -> None:

@@ -148,10 +148,10 @@ class Api:
             return []
         # Only the actor knows whether a symbol has bars at all. While its vectors live nobody asks.
         try:
-            warming_up = await self._features.warming_up()
+            expected, problem = await self._features.expected()
         except LeviBotError as exc:
             return [f"Features are missing for {', '.join(missing)}: {exc.message}"]
-        return [f"The features of {symbol} are being computed." for symbol in missing if symbol in warming_up]
+        return [f"{s} has no features yet. {problem}".strip() for s in missing if s in expected]
 
     async def _find(self, symbol: str) -> tuple[Signal, str, str]:
         """The newest signal there is, where it was found, and why there is none newer, where that is known.

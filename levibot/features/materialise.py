@@ -21,7 +21,7 @@ from levibot.stores.ticks import TickStore
 class Materialised:
     """What one pass wrote: the close of the newest row and the symbols that have a vector there.
 
-    waiting: the symbols of shards that gave no part of it. problems: why not, one sentence a shard.
+    waiting: those with bars whose shard gave no part of it. problems: why not, one sentence a shard.
     """
 
     event_time: datetime

@@ -110,7 +110,7 @@ CALLS = (
     ),
     CallOut(
         "actors/online_features.py",
-        "the features' actor, asked what is warming up",
+        "the features' actor, asked what must be online",
         ("_ask",),
         "not ready, with the reason, while vectors are missing",
         "deployments/api.py:_lacking_features",

@@ -134,14 +134,15 @@ async def test_killed_under_load_the_actors_serve_nothing_wrong_and_nothing_stal
     assert seen.wrong == []
 
 
-async def test_the_actor_tells_how_old_its_features_are_and_what_is_warming_up(settings: Settings) -> None:
+async def test_the_actor_tells_how_old_its_features_are_and_which_must_be_there(settings: Settings) -> None:
     actor = online_features.start(settings)
     online = open_online(settings, CORE)
     try:
         await _until_fresh(online, 60.0)
     finally:
         await online.close()
-    assert await online_features.Reader("test").warming_up() == []
+    expected, problem = await online_features.Reader("test").expected()
+    assert (set(expected), problem) == (set(SYMBOLS), "")
     families = {family.name: family for family in await actor.metrics.remote()}
     samples = families["levibot_feature_staleness_seconds"].samples
     ages = {labels["symbol"]: age_s for _, labels, age_s in samples}

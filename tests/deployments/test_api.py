@@ -51,17 +51,17 @@ class FakeRouter:
 
 
 class FakeFeatures:
-    """Stands in for the actor of the features: what it says is warming up, or why it says nothing."""
+    """Stands in for the actor of the features: what it says must be online, or why it says nothing."""
 
     def __init__(self) -> None:
         self.answer: list[str] | NotReady = []
         self.n_asked = 0
 
-    async def warming_up(self) -> list[str]:
+    async def expected(self) -> tuple[list[str], str]:
         self.n_asked += 1
         if isinstance(self.answer, NotReady):
             raise self.answer
-        return self.answer
+        return self.answer, "Shard 1 is away."
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +239,7 @@ async def test_ready_waits_for_the_features_of_every_symbol_that_has_bars(
     rows = np.ones((2, len(CORE.names)))
     await writer.write_features([FeatureWindow(symbols[0], NOON, CORE.names, rows)])
     state = await api.readiness()
-    assert (state.ready, state.reasons[-1]) == (False, f"The features of {symbols[1]} are being computed.")
+    assert (state.ready, state.reasons[-1]) == (False, f"{symbols[1]} has no features yet. Shard 1 is away.")
     # The other symbol has no bars: nobody waits for it.
     features.answer = []
     assert (await api.readiness()).ready
