@@ -12,11 +12,12 @@ from levibot.settings import Settings
 
 
 def start_detached(
-    actor: type[Any], name: str, settings: Settings, *, max_task_retries: int = 0
+    actor: type[Any], name: str, settings: Settings, *arguments: Any, max_task_retries: int = 0
 ) -> ActorHandle:
     """The cluster's actor of this name, started if it is not there yet.
 
     It outlives its starter and restarts without limit.
+    arguments: what its constructor takes after the settings.
     max_task_retries: how often a call that meets its death is sent again, -1 without limit; only where calls
         are safe to repeat.
     """
@@ -32,5 +33,5 @@ def start_detached(
             # Actors wait more than they work; what is scarce is left to the jobs that learn.
             num_cpus=0,
         )
-        .remote(settings)
+        .remote(settings, *arguments)
     )

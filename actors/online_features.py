@@ -1,32 +1,44 @@
-"""Keeps the feature vectors in Redis at the newest bar. Readers go to Redis, not to this actor."""
+"""Keeps the feature vectors in Redis at the newest bar. Readers go to Redis, not to this actor.
+
+One actor reads the bars and writes the whole cross-section in one piece. Where the settings name more than
+one shard, the others compute their symbols' part in actors of their own: `feature_shard.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import ray
 import structlog
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
-from actors import NAMESPACE
+from actors import NAMESPACE, feature_shard
+from actors.answers import answer_of
 from actors.detached import start_detached
+from actors.feature_shard import RemoteShard, shard_window
 from actors.following import follow_for_ever
-from levibot.errors import StoreUnavailable
-from levibot.features.materialise import Materialised, Materialiser
+from levibot.errors import NotReady, StoreUnavailable
+from levibot.features.materialise import Materialised, Materialiser, OtherShard
+from levibot.features.shards import Shard
 from levibot.features.views import CORE
-from levibot.learning.signal import SignalParameters
 from levibot.resilience.guard import Guard
+from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
 from levibot.stores.connect import open_online, open_ticks
 from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
+from levibot.telemetry.metrics import FEATURE_STALENESS, FEATURE_STALENESS_LIMIT
 
 NAME = "online_features"
 RETRY_S = 0.5
 STEP_TIMEOUT_S = 30.0
+ASK_TIMEOUT_S = 1.0
 log = structlog.get_logger()
 
 
@@ -44,8 +56,14 @@ class OnlineFeatures:
         self._guard = Guard(
             NAME, timeout_s=STEP_TIMEOUT_S, attempts=1, reset_s=1.0, transient=(StoreUnavailable,)
         )
+        self._others = [
+            OtherShard(Shard(index, settings.feature_shards), RemoteShard(index).part)
+            for index in range(1, settings.feature_shards)
+        ]
         self._due = asyncio.Event()
         self._newest: Materialised | None = None
+        self._has_looked = False
+        self._event_times: dict[str, datetime] = {}
         self._problem = ""
         self._loop = asyncio.get_running_loop().create_task(self._run())
 
@@ -53,13 +71,29 @@ class OnlineFeatures:
         """New bars are stored: refresh now rather than at the next turn."""
         self._due.set()
 
-    async def status(self) -> dict[str, str | None]:
-        """The newest row's event time, and the problem that the actor has now, if any."""
-        newest = self._newest.event_time.isoformat() if self._newest else None
-        return {"event_time": newest, "problem": self._problem}
+    async def status(self) -> dict[str, Any]:
+        """The newest row's event time, the problem that the actor has now, if any, and what it is to write.
+
+        expected: the symbols that have a bar in the newest row, and so a vector online; all of them while no
+        bars were looked at yet.
+        """
+        newest = self._newest
+        expected: tuple[str, ...] = () if self._has_looked else self._settings.symbols
+        return {
+            "event_time": None if newest is None else newest.event_time.isoformat(),
+            "problem": self._problem,
+            "expected": list(expected if newest is None else newest.symbols + newest.waiting),
+        }
 
     async def metrics(self) -> list[Family]:
         """This process's metrics, for the page that shows all of them."""
+        FEATURE_STALENESS_LIMIT.set(staleness_limit_s(self._settings.interval, self._clock.rate))
+        now = self._clock.now()
+        for symbol in self._settings.symbols:
+            # Measured when it is asked for: what is no longer written must not look as fresh as it was.
+            event_time = self._event_times.get(symbol)
+            age_s = math.nan if event_time is None else max(0.0, (now - event_time).total_seconds())
+            FEATURE_STALENESS.labels(symbol).set(age_s)
         return families()
 
     async def slow_queries(self) -> list[dict[str, Any]]:
@@ -74,26 +108,24 @@ class OnlineFeatures:
 
     async def _follow(self) -> None:
         """Refresh again and again until a problem comes up, which is raised."""
-        settings = self._settings
-        online = open_online(settings, CORE.version)
-        ticks = await open_ticks(settings)
+        online = open_online(self._settings, CORE)
+        ticks = await open_ticks(self._settings)
         try:
-            materialiser = Materialiser(
-                ticks,
-                online,
-                market_id=settings.market_id,
-                symbols=settings.symbols,
-                interval=settings.interval,
-                view=CORE,
-                rows=SignalParameters().window_bars,
-            )
+            own = shard_window(self._settings, ticks, Shard(0, self._settings.feature_shards))
+            materialiser = Materialiser(own, online, self._others)
             while True:
-                self._newest = await self._guard.call(materialiser.refresh, self._clock.now())
-                self._problem = ""
+                self._note(await self._guard.call(materialiser.refresh, self._clock.now()))
                 await self._wait()
         finally:
             await ticks.close()
             await online.close()
+
+    def _note(self, newest: Materialised | None) -> None:
+        self._newest = newest
+        self._has_looked = True
+        self._problem = "" if newest is None else " ".join(newest.problems)
+        if newest is not None:
+            self._event_times |= dict.fromkeys(newest.symbols, newest.event_time)
 
     async def _wait(self) -> None:
         # Three chances to renew a vector before it expires, and a turn a second in case a poke is lost.
@@ -106,6 +138,37 @@ class OnlineFeatures:
         self._due.clear()
 
 
+class Reader:
+    """Asks the actor how far it is, from another process.
+
+    The named fallback of this call is an error that says so, within ASK_TIMEOUT_S; what is served does not
+    wait for it.
+    """
+
+    def __init__(self, process: str) -> None:
+        self._guard = Guard(
+            f"{process}:{NAME}:status",
+            timeout_s=ASK_TIMEOUT_S,
+            attempts=1,
+            reset_s=1.0,
+            transient=(RayError, ValueError),
+            unavailable=NotReady,
+        )
+
+    async def expected(self) -> tuple[list[str], str]:
+        """The symbols whose features must be online, and the problem that the actor has, if any.
+
+        Raises NotReady when it does not answer.
+        """
+        return await self._guard.call(self._ask)
+
+    async def _ask(self) -> tuple[list[str], str]:
+        # The look-up may block. ValueError: there is no actor of this name.
+        actor = await asyncio.to_thread(ray.get_actor, NAME, namespace=NAMESPACE)
+        status: dict[str, Any] = await answer_of(actor.status.remote())
+        return list(status["expected"]), str(status["problem"])
+
+
 def poke() -> None:
     """Tell the actor that bars are stored. Losing this costs at most a second: the actor looks by itself."""
     try:
@@ -115,5 +178,7 @@ def poke() -> None:
 
 
 def start(settings: Settings) -> ActorHandle:
-    """The cluster's online features, started if they are not there yet."""
+    """The cluster's online features, with its other shards, started if they are not there yet."""
+    for index in range(1, settings.feature_shards):
+        feature_shard.start(settings, index)
     return start_detached(OnlineFeatures, NAME, settings)

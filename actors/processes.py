@@ -10,10 +10,19 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors import NAMESPACE, dead_letter_replayer, event_log, feature_monitor, market_feed, online_features
+from actors import (
+    NAMESPACE,
+    dead_letter_replayer,
+    event_log,
+    feature_monitor,
+    feature_shard,
+    market_feed,
+    online_features,
+)
 from actors.answers import answer_of
 from levibot.errors import LeviBotError, NotReady
 from levibot.resilience.guard import Guard
+from levibot.settings import Settings
 
 NAMES = (
     event_log.NAME,
@@ -23,6 +32,11 @@ NAMES = (
     feature_monitor.NAME,
 )
 TIMEOUT_S = 1.0
+
+
+def names(settings: Settings) -> tuple[str, ...]:
+    """The actors of a run with these settings."""
+    return (*NAMES, *(feature_shard.name_of(index) for index in range(1, settings.feature_shards)))
 
 
 @dataclass(frozen=True, slots=True)

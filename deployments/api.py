@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from actors import event_log
+from actors import event_log, online_features
 from actors.processes import Said
 from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
@@ -23,6 +23,7 @@ from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable,
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
 from levibot.serving.answer import Answer, AnswerPolicy
+from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
 from levibot.stores.connect import open_online
 from levibot.stores.events import EventPage, EventQuery
@@ -30,6 +31,7 @@ from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
+from levibot.telemetry.metrics import FEATURE_STALENESS_LIMIT
 
 # How long a caller may wait for better than the last answer: twice this, then the circuit is open.
 ROUTER_TIMEOUT_S = 2.5
@@ -46,11 +48,13 @@ class Api:
         self._symbols = settings.symbols
         self._router = router
         self._clock = settings.clock()
-        self._online = open_online(settings, CORE.version)
+        self._online = open_online(settings, CORE)
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
+        FEATURE_STALENESS_LIMIT.set(staleness_limit_s(settings.interval, self._clock.rate))
         self._last: dict[str, Signal] = {}
         self._events = event_log.Reader("api")
-        self._processes = Processes(router)
+        self._features = online_features.Reader("api")
+        self._processes = Processes(router, settings)
         # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
             "redis",
@@ -83,9 +87,10 @@ class Api:
             raise NotReady(exc.message, hint=problem or exc.hint) from exc
 
     async def readiness(self) -> Readiness:
-        """Ready when at least one symbol has a fresh signal; every symbol without one is named."""
+        """Ready when the features are warm and one symbol at least has a fresh signal; names what lacks."""
         reasons: list[str] = []
         versions: set[str] = set()
+        lacking: list[str] = []
         try:
             for symbol in self._symbols:
                 signal = await self._redis.call(self._online.read_signal, symbol)
@@ -99,11 +104,12 @@ class Api:
                 # The cache tells that something is wrong; the router tells what.
                 routed = await self._route(self._symbols[0])
                 reasons += [routed.problem] if routed.problem else []
+            lacking = await self._lacking_features()
         except StoreError as exc:
             reasons, versions = [str(exc)], set()
         return Readiness(
-            ready=bool(versions),
-            reasons=reasons,
+            ready=bool(versions) and not lacking,
+            reasons=[*reasons, *lacking],
             model_version=max(versions, default=None),
             market_time=self._clock.now(),
             source=self.source,
@@ -114,7 +120,7 @@ class Api:
         # A gauge that kept its last value would say fresh for ever.
         ages = dict.fromkeys(self._symbols, math.nan)
         try:
-            readings = await self._redis.call(self._online.read, self._symbols)
+            readings = await self._redis.call(self._online.get_many, self._symbols)
         except StoreError:
             return ages
         found = {s: r.age_s for s, r in readings.items() if r.freshness is not Freshness.MISSING}
@@ -133,6 +139,19 @@ class Api:
         """The metrics of the other processes; one that does not answer has no entry."""
         said = await self._processes.ask("metrics")
         return {one.process: one.answer for one in said if one.answer is not None}
+
+    async def _lacking_features(self) -> list[str]:
+        """Why the vectors of symbols that have bars are not there, one sentence each; empty when they are."""
+        readings = await self._redis.call(self._online.get_many, self._symbols)
+        missing = [s for s, reading in readings.items() if reading.freshness is Freshness.MISSING]
+        if not missing:
+            return []
+        # Only the actor knows whether a symbol has bars at all. While its vectors live nobody asks.
+        try:
+            expected, problem = await self._features.expected()
+        except LeviBotError as exc:
+            return [f"Features are missing for {', '.join(missing)}: {exc.message}"]
+        return [f"{s} has no features yet. {problem}".strip() for s in missing if s in expected]
 
     async def _find(self, symbol: str) -> tuple[Signal, str, str]:
         """The newest signal there is, where it was found, and why there is none newer, where that is known.

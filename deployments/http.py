@@ -158,7 +158,7 @@ def build_http(face: Face) -> FastAPI:
         summary="Can it answer correctly now",
     )
     async def readyz() -> JSONResponse:
-        """Ready when at least one symbol has a fresh signal; every symbol without one is named."""
+        """Ready when the features are warm and one symbol at least has a fresh signal; names what lacks."""
         state = await face.readiness()
         headers = None if state.ready else {"retry-after": RETRY_AFTER_S}
         return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503, headers)

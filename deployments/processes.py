@@ -13,14 +13,15 @@ from actors import processes
 from actors.processes import TIMEOUT_S, Said
 from levibot.errors import LeviBotError, NotReady
 from levibot.resilience.guard import Guard
+from levibot.settings import Settings
 
 
 class Processes:
     """All but the asking one. The named fallback is an answer that names who is missing."""
 
-    def __init__(self, router: DeploymentHandle[Any]) -> None:
+    def __init__(self, router: DeploymentHandle[Any], settings: Settings) -> None:
         self._router = router
-        self._actors = processes.Processes("api")
+        self._actors = processes.Processes("api", processes.names(settings))
         self._guard = Guard(
             "api:router:ask",
             timeout_s=TIMEOUT_S,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,11 +23,12 @@ from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
 from levibot.serving.desk import Served, SignalDesk
+from levibot.serving.sampling import ServedSampler
 from levibot.settings import Settings
 from levibot.stores.active_version import ActiveVersion
 from levibot.stores.connect import open_online, open_registry
 from levibot.stores.events import Event
-from levibot.stores.online import Signal
+from levibot.stores.online import FeatureReading, Signal
 from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
@@ -63,8 +65,14 @@ class Router:
         self._model = model
         self._registry = open_registry(settings)
         self._active = ActiveVersion(self._registry, timeout_s=settings.store_timeout_s)
-        self._online = open_online(settings, CORE.version)
-        self._desk = SignalDesk(self._online, settings.symbols, timeout_s=settings.store_timeout_s)
+        self._online = open_online(settings, CORE)
+        self._sampler = ServedSampler(settings.market_id, CORE, settings.served_share, random.Random())
+        self._desk = SignalDesk(
+            self._online,
+            settings.symbols,
+            timeout_s=settings.store_timeout_s,
+            on_served=self._tell_served,
+        )
         self._ask_model = Guard(
             "model",
             timeout_s=MODEL_TIMEOUT_S,
@@ -187,6 +195,11 @@ class Router:
                 raise exc.cause from None
             raise
         return opinions
+
+    def _tell_served(self, readings: Sequence[FeatureReading]) -> None:
+        chosen = self._sampler.choose(readings, self._clock.now())
+        if chosen:
+            self._events.tell([vector.to_event() for vector in chosen])
 
     def _tell(self, signals: Collection[Signal]) -> None:
         new = [s for s in signals if self._told.get(s.symbol) != s]

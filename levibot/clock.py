@@ -14,6 +14,11 @@ END_OF_TIME = datetime(2200, 12, 31, tzinfo=UTC)
 class Clock(Protocol):
     """The time of a market."""
 
+    @property
+    def rate(self) -> float:
+        """Seconds of the market in a second of the machine; 0 where it does not run by itself."""
+        ...
+
     def now(self) -> datetime:
         """The market's present instant, aware UTC."""
         ...
@@ -21,6 +26,8 @@ class Clock(Protocol):
 
 class SystemClock:
     """The time of a live market: the machine's own."""
+
+    rate = 1.0
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -46,6 +53,8 @@ class ReplayClock:
 
 class ManualClock:
     """A clock that a test moves by hand."""
+
+    rate = 0.0
 
     def __init__(self, start: datetime) -> None:
         self._now = start

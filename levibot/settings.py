@@ -69,7 +69,11 @@ class Settings(BaseSettings):
 
     fresh_bars: float = Field(2.0, gt=0.0, description="a value is stale when older than this many bars")
     usable_bars: float = Field(24.0, gt=0.0, description="a signal older than this many bars is refused")
-    feature_ttl_s: float = Field(60.0, gt=0.0, description="life of a feature vector in Redis")
+    feature_ttl_s: float = Field(60.0, gt=0.0, le=1e8, description="life of a feature vector in Redis")
+    feature_shards: int = Field(1, ge=1, le=64, description="processes that compute the live features")
+    served_share: float = Field(
+        0.01, ge=0.0, le=1.0, description="share of the served feature vectors that the event log keeps"
+    )
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(8000, ge=1, le=65535)

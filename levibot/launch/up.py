@@ -154,7 +154,7 @@ class Run:
 
     async def _check_stores(self) -> None:
         """Ask Redis and a ClickHouse that is not ours for a sign of life, and Redis whether it evicts."""
-        online = open_online(self._settings, CORE.version)
+        online = open_online(self._settings, CORE)
         try:
             cache_url = self._settings.redis_cache_url
             variable = "LEVIBOT_REDIS_CACHE_URL" if cache_url else "LEVIBOT_REDIS_URL"

@@ -66,6 +66,20 @@ CALLS = (
         "page",
     ),
     CallOut(
+        "actors/feature_shard.py",
+        "the tick store: a shard's bars",
+        ("_part",),
+        "the cross-section is written without its symbols, which grow visibly stale",
+        "levibot/features/materialise.py:_compute",
+    ),
+    CallOut(
+        "actors/feature_shard.py",
+        "another shard of the features",
+        ("_ask",),
+        "the cross-section is written without its symbols, which grow visibly stale",
+        "levibot/features/materialise.py:_compute",
+    ),
+    CallOut(
         "actors/live_trades.py",
         "the tick store: trades",
         ("_intake",),
@@ -100,6 +114,13 @@ CALLS = (
         ("materialiser",),
         "the features wait, and grow visibly stale meanwhile",
         "_run",
+    ),
+    CallOut(
+        "actors/online_features.py",
+        "the features' actor, asked what must be online",
+        ("_ask",),
+        "not ready, with the reason, while vectors are missing",
+        "deployments/api.py:_lacking_features",
     ),
     CallOut(
         "actors/processes.py",
@@ -231,6 +252,7 @@ BOUNDARIES: Mapping[str, frozenset[str]] = {
             "levibot/stores/redis.py",
             "levibot/stores/redis_connection.py",
             "levibot/stores/redis_url.py",
+            "levibot/stores/server_time.py",
             "levibot/stores/spending.py",
             "levibot/stores/valkey_server.py",
         }

@@ -12,7 +12,7 @@ from levibot.errors import NotReady, StoreUnavailable
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
-from levibot.stores.online import OnlineStore, Signal
+from levibot.stores.online import FeatureReading, OnlineStore, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,26 @@ class _Answered:
     signals: list[Signal]
 
 
-class SignalDesk:
-    """Reads the newest windows, asks the model, writes the signals, and remembers the last ones."""
+def _ignore(readings: Sequence[FeatureReading]) -> None:
+    """Keep nothing of what was served."""
 
-    def __init__(self, online: OnlineStore, symbols: Sequence[str], *, timeout_s: float = 2.0) -> None:
+
+class SignalDesk:
+    """Reads the newest windows, asks the model, writes the signals, and remembers the last ones.
+
+    on_served: told the windows that a model has answered, once for each answer. It must not wait for a thing.
+    """
+
+    def __init__(
+        self,
+        online: OnlineStore,
+        symbols: Sequence[str],
+        *,
+        timeout_s: float = 2.0,
+        on_served: Callable[[Sequence[FeatureReading]], None] = _ignore,
+    ) -> None:
         self._online = online
+        self._on_served = on_served
         self._symbols = tuple(symbols)
         self._last: dict[str, Signal] = {}
         self._answered: _Answered | None = None
@@ -66,11 +81,9 @@ class SignalDesk:
         For the windows that it answered last the model is not asked again: its signals live on.
         Raises NotReady without any features online, StoreUnavailable when Redis does not answer.
         """
-        readings = await self._redis.call(self._online.read, self._symbols)
+        readings = await self._redis.call(self._online.get_windows, self._symbols)
         newest = max((r.event_time for r in readings.values() if r.event_time), default=None)
-        windows = {
-            s: r.window for s, r in readings.items() if r.event_time == newest and r.window is not None
-        }
+        windows = {s: r.rows for s, r in readings.items() if r.event_time == newest and r.rows is not None}
         if newest is None or not windows:
             raise NotReady(
                 "No features are online for " + ", ".join(self._symbols) + ".",
@@ -83,6 +96,7 @@ class SignalDesk:
             signals = self._signals(opinions, served, newest)
             self._answered = _Answered(served, newest, stacked, signals)
             self._last |= {s.symbol: s for s in signals}
+            self._on_served([readings[symbol] for symbol in windows])
         await self._redis.call(self._online.write_signals, signals, ttl_s)
         return {s.symbol: s for s in signals}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from levibot.features.view import FeatureView
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 from levibot.stores.event_spool import EventSpool
@@ -42,12 +43,13 @@ def open_volatile(settings: Settings) -> Redis:
     return open_redis(endpoints(settings).redis_cache_url, timeout_s=settings.store_timeout_s)
 
 
-def open_online(settings: Settings, view_version: str) -> OnlineStore:
+def open_online(settings: Settings, view: FeatureView) -> OnlineStore:
     """The online store of this market and view; connects at the first call."""
     return OnlineStore.open(
         endpoints(settings).redis_cache_url,
         settings.market_id,
-        view_version,
+        view.version,
+        view.names,
         clock=settings.clock(),
         interval=settings.interval,
         fresh_bars=settings.fresh_bars,

@@ -3,94 +3,79 @@
 Keys, all with a time to live:
 
     SYMBOL:features          hash for people and other programs: one field a feature (full precision),
-                             `_event_time`, `_market`, `_view`, `_written_at` (the market's time).
-                             A missing value is no field.
-    SYMBOL:features:window   the same features and the rows before them, packed (levibot/stores/packed.py)
+                             `_event_time`, `_market`, `_view`, `_written_at` (the market's time), and
+                             `_expires_at` (the server's clock, seconds since 1970), for a value that ends
+                             earlier `_expires_at:NAME`. A missing value is no field.
+    SYMBOL:features:vector   the newest row of them, packed (levibot/stores/packed.py)
+    SYMBOL:features:window   that row and those before it, packed likewise
     SYMBOL:signal            the newest signal, JSON
 
-An older event never replaces a newer one of the same market and view: scripts inside Redis compare before
-they write, so this holds for any number of writers.
+The three of features are written together, for all symbols of a cross-section, and none is read as fresh
+beyond its life, whatever the server itself does about it. An older event never replaces a newer one of the
+same market and view: scripts inside Redis compare before they write, so this holds for any number of writers.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Self
 
 from redis.asyncio import Redis
 
 from levibot.clock import Clock
 from levibot.errors import DataError, StoreError
-from levibot.market.bars import FloatArray
-from levibot.stores.packed import FeatureWindow, check_window, microseconds, pack, prefix, unpack
+from levibot.stores.capabilities import ServerCapabilities
+from levibot.stores.feature_hash import hash_of, instant_text
+from levibot.stores.packed import (
+    FeatureWindow,
+    Identity,
+    Unpacked,
+    ValueTime,
+    check_window,
+    microseconds,
+    pack,
+    unpack,
+    unpack_many,
+)
+from levibot.stores.reading import (
+    AgePolicy,
+    CrossSection,
+    FeatureReading,
+    Freshness,
+    Instant,
+    ValueReading,
+)
 from levibot.stores.redis import ask, open_redis
 from levibot.stores.scripts import WRITE_FEATURES, WRITE_SIGNALS
+from levibot.stores.server_time import ServerTime
+from levibot.stores.signals import Signal, check_signal
 
-__all__ = ["FeatureReading", "FeatureWindow", "Freshness", "OnlineStore", "Signal"]
-
-
-class Freshness(StrEnum):
-    """How far a value may be trusted."""
-
-    FRESH = "FRESH"
-    STALE = "STALE"
-    MISSING = "MISSING"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FeatureReading:
-    """The features of one symbol as they were at `event_time`, `age_s` ago on the market's clock.
-
-    values: only those present in the newest row. window: (R, F), oldest first, NaN = missing; names: (F,).
-    When MISSING, age, event time and window are None and there are no values.
-    """
-
-    symbol: str
-    freshness: Freshness
-    age_s: float | None
-    event_time: datetime | None
-    values: Mapping[str, float]
-    window: FloatArray | None
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """What the ensemble says about one symbol at `as_of`, the close of the newest bar it has seen.
-
-    probability_up: in [0, 1]. target_position: in units of capital, negative = short.
-    source: what produced it. expected_return: over the model's horizon, None where the model gives none.
-    """
-
-    symbol: str
-    as_of: datetime
-    probability_up: float
-    target_position: float
-    model_version: str
-    view_version: str
-    market_id: str
-    source: str
-    expected_return: float | None = None
-
-    def age_s(self, now: datetime) -> float:
-        """Seconds of market time since `as_of`, never negative."""
-        return max(0.0, (now - self.as_of).total_seconds())
+__all__ = [
+    "CrossSection",
+    "FeatureReading",
+    "FeatureWindow",
+    "Freshness",
+    "OnlineStore",
+    "Signal",
+    "ValueReading",
+    "ValueTime",
+]
 
 
 class OnlineStore:
-    """The online features and signals of one market and one view, for one event loop."""
+    """The online features and signals of one market and one view, for one event loop.
+
+    names: (F,) of the view's features, in its order.
+    """
 
     def __init__(
         self,
         client: Redis,
         market_id: str,
         view_version: str,
+        names: Sequence[str],
         *,
         clock: Clock,
         interval: timedelta,
@@ -99,12 +84,17 @@ class OnlineStore:
     ) -> None:
         self.market_id = market_id
         self.view_version = view_version
+        self.names = tuple(names)
         self._client = client
         self._clock = clock
         self._interval = interval
-        self._fresh_s = fresh_bars * interval.total_seconds()
-        self._ttl_ms = round(ttl_s * 1000)
-        self._prefix = prefix(market_id, view_version)
+        self._ttl_us = max(1, round(ttl_s * 1e6))
+        self._identity = Identity.of(market_id, view_version, self.names)
+        self._columns = {name: column for column, name in enumerate(self.names)}
+        fresh_s = fresh_bars * interval.total_seconds()
+        self._ages = AgePolicy(round(interval.total_seconds() * 1e6), round(fresh_s * 1e6), clock.rate)
+        self._server_time = ServerTime(client)
+        self._server = ServerCapabilities(client)
         self._write_features = client.register_script(WRITE_FEATURES)
         self._write_signals = client.register_script(WRITE_SIGNALS)
 
@@ -114,6 +104,7 @@ class OnlineStore:
         url: str,
         market_id: str,
         view_version: str,
+        names: Sequence[str],
         *,
         clock: Clock,
         interval: timedelta,
@@ -127,6 +118,7 @@ class OnlineStore:
             client,
             market_id,
             view_version,
+            names,
             clock=clock,
             interval=interval,
             fresh_bars=fresh_bars,
@@ -142,46 +134,91 @@ class OnlineStore:
         await ask("ping", self._client.ping())
         return time.perf_counter() - start
 
-    def freshness(self, event_time: datetime) -> tuple[Freshness, float | None]:
-        """How fresh a value known at `event_time` is now, and its age in seconds of market time.
-
-        MISSING, without an age, when it lies more than one bar in the future: it belongs to another run.
-        """
-        age_s = (self._clock.now() - event_time).total_seconds()
-        if age_s < -self._interval.total_seconds():
-            return Freshness.MISSING, None
-        age_s = max(0.0, age_s)
-        return (Freshness.FRESH if age_s <= self._fresh_s else Freshness.STALE), age_s
-
     async def write_features(self, windows: Sequence[FeatureWindow]) -> tuple[str, ...]:
         """Write a cross-section, all of it or nothing, in one round trip; returns the symbols written.
 
         A symbol is left out when the store already holds a newer event of this market and view.
-        Raises DataError when a window breaks its schema; nothing is written then.
+        Raises DataError when a window breaks its schema or has other names; nothing is written then.
         """
         if not windows:
             return ()
-        now = self._clock.now()
+        has_field_ttl = (await self._server.get()).has_field_ttl
+        # In this order: a stamp may be too early, and never too late.
+        sent_us, now = await self._server_time.earliest_us(), self._clock.now()
         keys: list[str] = []
-        arguments: list[str | bytes | int] = [self._ttl_ms, microseconds(now + self._interval), self._prefix]
+        arguments: list[str | bytes | int] = [
+            # A life that is no whole number of milliseconds ends by its timestamp, just before the key does.
+            -(-self._ttl_us // 1000),
+            self._ttl_us,
+            microseconds(now + self._interval),
+            self._identity.prefix,
+            int(has_field_ttl),
+            sent_us,
+        ]
         for window in windows:
             check_window(window)
-            fields = self._hash_fields(window, written_at=now)
-            keys += (_features_key(window.symbol), _window_key(window.symbol))
-            arguments += (microseconds(window.event_time), pack(window, self._prefix), len(fields), *fields)
-        written = await ask("write features", self._write_features(keys, arguments))
+            if window.names != self.names:
+                raise DataError(
+                    f"The window of {window.symbol} has other features than view {self.view_version}."
+                )
+            public = hash_of(
+                window, self._identity, written_at=now, ttl_us=self._ttl_us, rate=self._clock.rate
+            )
+            keys += (_features_key(window.symbol), _vector_key(window.symbol), _window_key(window.symbol))
+            arguments += [
+                microseconds(window.event_time),
+                pack(window, self._identity, rows=1, written_at=now, ttl_us=self._ttl_us),
+                pack(window, self._identity, rows=len(window.rows), written_at=now, ttl_us=self._ttl_us),
+                len(public.fields),
+                *public.fields,
+                len(public.early) // 2,
+                *public.early,
+            ]
+        *written, server_us = await ask("write features", self._write_features(keys, arguments))
+        self._server_time.check(sent_us, server_us)
         return tuple(w.symbol for w, done in zip(windows, written, strict=True) if done)
 
-    async def read(self, symbols: Sequence[str]) -> dict[str, FeatureReading]:
-        """The newest features of each symbol, in one round trip.
+    async def get(self, symbol: str) -> FeatureReading:
+        """The newest features of one symbol, in one round trip. Raises as `get_many` does."""
+        key = _vector_key(symbol)
+        data: Any = await ask("read features", self._client.get(key))
+        found = None if data is None else self._unpack(key, data)
+        if found is None:
+            return FeatureReading.missing(symbol)
+        at = self._instant(found.stamp_us) or await self._instant_anew()
+        return self._ages.reading(symbol, found, at, self._columns)
+
+    async def get_many(self, symbols: Sequence[str]) -> CrossSection:
+        """The newest features of each symbol, all of one instant, in one round trip.
+
+        Raises StoreError naming the key when what is stored is not a whole, unchanged vector.
+        """
+        if not symbols:
+            return CrossSection.of([], len(self.names))
+        keys = [_vector_key(symbol) for symbol in symbols]
+        stored: list[Any] = await ask("read features", self._client.mget(keys))
+        known = unpack_many(stored, self._identity)
+        if known is not None:
+            at = self._instant(int(known.stamp_us.max())) or await self._instant_anew()
+            ages_us, usable = self._ages.ages_us(known, at)
+            if usable.all():
+
+                def make(row: int) -> FeatureReading:
+                    return self._ages.reading(symbols[row], known.at(row), at, self._columns)
+
+                return CrossSection(tuple(symbols), ages_us / 1e6, known.values, make)
+        return CrossSection.of(await self._readings(symbols, keys, stored), len(self.names))
+
+    async def get_windows(self, symbols: Sequence[str]) -> dict[str, FeatureReading]:
+        """The newest features of each symbol and the rows before them, in one round trip.
 
         Raises StoreError naming the key when what is stored is not a whole, unchanged window.
         """
         if not symbols:
             return {}
         keys = [_window_key(symbol) for symbol in symbols]
-        stored: list[Any] = await ask("read features", self._client.mget(keys))
-        return {s: self._reading(s, k, data) for s, k, data in zip(symbols, keys, stored, strict=True)}
+        stored: list[Any] = await ask("read windows", self._client.mget(keys))
+        return dict(zip(symbols, await self._readings(symbols, keys, stored), strict=True))
 
     async def write_signals(self, signals: Sequence[Signal], ttl_s: float) -> tuple[str, ...]:
         """Write signals, all or nothing, in one round trip; returns the symbols written.
@@ -191,12 +228,11 @@ class OnlineStore:
         """
         if not signals:
             return ()
-        newest = _instant(self._clock.now() + self._interval)
+        newest = instant_text(self._clock.now() + self._interval)
         arguments: list[str | int] = [round(ttl_s * 1000), newest]
         for signal in signals:
-            self._check_signal(signal)
-            fields = asdict(signal) | {"as_of": _instant(signal.as_of)}
-            arguments.append(json.dumps(fields, allow_nan=False))
+            check_signal(signal, self.market_id, self.view_version)
+            arguments.append(signal.to_json())
         keys = [_signal_key(s.symbol) for s in signals]
         written = await ask("write signals", self._write_signals(keys, arguments))
         return tuple(s.symbol for s, done in zip(signals, written, strict=True) if done)
@@ -211,62 +247,56 @@ class OnlineStore:
         if text is None:
             return None
         try:
-            fields = json.loads(text)
-            signal = Signal(**fields | {"as_of": datetime.fromisoformat(fields["as_of"])})
-            freshness, _ = self.freshness(signal.as_of)
+            signal = Signal.from_json(text)
+            is_of_another_run = signal.as_of > self._clock.now() + self._interval
         except (ValueError, TypeError, KeyError) as exc:
             raise StoreError(f"{key} does not hold a signal: {exc}.", hint="Delete the key.") from exc
         if (signal.market_id, signal.view_version) != (self.market_id, self.view_version):
             return None
-        return None if freshness is Freshness.MISSING else signal
+        return None if is_of_another_run else signal
 
-    def _reading(self, symbol: str, key: str, data: bytes | None) -> FeatureReading:
-        missing = FeatureReading(symbol, Freshness.MISSING, None, None, {}, None)
-        if data is None:
-            return missing
-        try:
-            found = unpack(data)
-        except ValueError as exc:
-            raise StoreError(f"{key} does not hold a feature window: {exc}.", hint="Delete the key.") from exc
-        if (found.market_id, found.view_version) != (self.market_id, self.view_version):
-            return missing
-        freshness, age_s = self.freshness(found.event_time)
-        if freshness is Freshness.MISSING:
-            return missing
-        newest = zip(found.names, found.rows[-1].tolist(), strict=True)
-        values = {name: value for name, value in newest if not math.isnan(value)}
-        return FeatureReading(symbol, freshness, age_s, found.event_time, values, found.rows, found.names)
-
-    def _hash_fields(self, window: FeatureWindow, *, written_at: datetime) -> list[str]:
-        fields = [
-            *("_event_time", _instant(window.event_time)),
-            *("_market", self.market_id),
-            *("_view", self.view_version),
-            *("_written_at", _instant(written_at)),
+    async def _readings(
+        self, symbols: Sequence[str], keys: Sequence[str], stored: Sequence[bytes | None]
+    ) -> list[FeatureReading]:
+        unpacked = [None if d is None else self._unpack(k, d) for k, d in zip(keys, stored, strict=True)]
+        newest_stamp_us = max((u.stamp_us for u in unpacked if u is not None), default=0)
+        at = self._instant(newest_stamp_us) or await self._instant_anew()
+        return [
+            FeatureReading.missing(symbol)
+            if found is None
+            else self._ages.reading(symbol, found, at, self._columns)
+            for symbol, found in zip(symbols, unpacked, strict=True)
         ]
-        for name, value in zip(window.names, window.rows[-1].tolist(), strict=True):
-            if not math.isnan(value):
-                fields += (name, repr(value))
-        return fields
 
-    def _check_signal(self, signal: Signal) -> None:
-        if (signal.market_id, signal.view_version) != (self.market_id, self.view_version):
-            raise DataError(
-                f"The signal of {signal.symbol} is of market {signal.market_id}, view {signal.view_version}; "
-                f"this store holds {self.market_id}, {self.view_version}."
-            )
-        if signal.as_of.tzinfo is None:
-            raise DataError(f"The signal of {signal.symbol} is as of {signal.as_of}, without a time zone.")
-        if not 0.0 <= signal.probability_up <= 1.0:
-            raise DataError(f"probability_up of {signal.symbol} is {signal.probability_up}, not in [0, 1].")
-        for name in ("target_position", "expected_return"):
-            value = getattr(signal, name)
-            if value is not None and not math.isfinite(value):
-                raise DataError(f"{name} of {signal.symbol} is {value}, not a finite number.")
+    def _unpack(self, key: str, data: bytes) -> Unpacked | None:
+        try:
+            return unpack(data, self._identity)
+        except ValueError as exc:
+            raise StoreError(f"{key} does not hold a feature vector: {exc}.", hint="Delete the key.") from exc
+
+    def _instant(self, newest_stamp_us: int) -> Instant | None:
+        """Now, on both clocks; None where the server's must be read first.
+
+        Taken after the read: what was read is older than this.
+        """
+        server_us = self._server_time.latest_us()
+        if server_us is None or newest_stamp_us > server_us:
+            # Long ago, or the server's clock was set, or another server answers now.
+            return None
+        # Exact to the microsecond in these centuries, and half as long as whole numbers take.
+        return Instant(round(self._clock.now().timestamp() * 1e6), server_us)
+
+    async def _instant_anew(self) -> Instant:
+        server_us = await self._server_time.sync()
+        return Instant(microseconds(self._clock.now()), server_us)
 
 
 def _features_key(symbol: str) -> str:
     return f"{symbol}:features"
+
+
+def _vector_key(symbol: str) -> str:
+    return f"{symbol}:features:vector"
 
 
 def _window_key(symbol: str) -> str:
@@ -275,7 +305,3 @@ def _window_key(symbol: str) -> str:
 
 def _signal_key(symbol: str) -> str:
     return f"{symbol}:signal"
-
-
-def _instant(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,14 +1,26 @@
 """The writes of the online store, as scripts that run whole inside Redis."""
 
-# KEYS: hash and window of each symbol. ARGV: ttl_ms, newest_us, prefix; then for each symbol event_us, the
-# packed window, the number of hash arguments, the hash arguments. Returns 1 for each symbol written, else 0.
-# What lies beyond newest_us is of an earlier run of a replay: it must not block this one.
+# KEYS: hash, vector and window of each symbol. ARGV: ttl_ms, ttl_us, newest_us, prefix, 1 where a field may
+# expire, sent_us; then for each symbol event_us, the packed vector and window without their stamps, the
+# number of hash arguments, these, the number of fields that end earlier, name and milliseconds of each.
+# Returns 1 for each symbol written, else 0, and then the server's clock.
+# What lies beyond newest_us is of an earlier run of a replay: it must not block this one. The stamp is the
+# server's clock when the writer looked at its own, sent_us, so that the way here counts to the age; in
+# microseconds it is a whole number that a double holds exactly.
 WRITE_FEATURES = """
-local ttl_ms, newest_us, prefix = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local at, written = 4, {}
-for i = 1, #KEYS, 2 do
-  local event_us, packed, n = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 2])
-  local stored = redis.pcall('GETRANGE', KEYS[i + 1], 0, #prefix + 7)
+local ttl_ms, ttl_us, newest_us, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local has_field_ttl = ARGV[5] == '1'
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local stamp_us = math.min(now_us, tonumber(ARGV[6]))
+local stamp = struct.pack('<i8i8', stamp_us, -stamp_us)
+local expires_at = string.format('%.6f', (stamp_us + ttl_us) / 1000000)
+local at, written = 7, {}
+for i = 1, #KEYS, 3 do
+  local event_us, vector, window, n = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  local first, last = at + 4, at + 3 + n
+  local n_early = tonumber(ARGV[last + 1])
+  local stored = redis.pcall('GETRANGE', KEYS[i + 1], 24, #prefix + 31)
   local keep = false
   if type(stored) == 'string' and #stored == #prefix + 8 and string.sub(stored, 1, #prefix) == prefix then
     local stored_us = struct.unpack('<i8', stored, #prefix + 1)
@@ -16,16 +28,25 @@ for i = 1, #KEYS, 2 do
   end
   if not keep then
     redis.call('DEL', KEYS[i])
-    local last = at + 2 + n
-    for first = at + 3, last, 1000 do
-      redis.call('HSET', KEYS[i], unpack(ARGV, first, math.min(first + 999, last)))
+    for from = first, last, 1000 do
+      redis.call('HSET', KEYS[i], unpack(ARGV, from, math.min(from + 999, last)))
     end
+    redis.call('HSET', KEYS[i], '_expires_at', expires_at)
     redis.call('PEXPIRE', KEYS[i], ttl_ms)
-    redis.call('SET', KEYS[i + 1], packed, 'PX', ttl_ms)
+    for early = last + 2, last + 2 * n_early, 2 do
+      if has_field_ttl then
+        redis.call('HPEXPIRE', KEYS[i], ARGV[early + 1], 'FIELDS', 1, ARGV[early])
+      end
+      local ends_at = string.format('%.6f', stamp_us / 1000000 + tonumber(ARGV[early + 1]) / 1000)
+      redis.call('HSET', KEYS[i], '_expires_at:' .. ARGV[early], ends_at)
+    end
+    redis.call('SET', KEYS[i + 1], stamp .. vector, 'PX', ttl_ms)
+    redis.call('SET', KEYS[i + 2], stamp .. window, 'PX', ttl_ms)
   end
   written[#written + 1] = keep and 0 or 1
-  at = at + 3 + n
+  at = last + 2 + 2 * n_early
 end
+written[#written + 1] = now_us
 return written
 """
 

@@ -120,6 +120,11 @@ class Metrics:
             ("symbol",),
             registry=registry,
         )
+        self.feature_staleness_limit_seconds = Gauge(
+            "levibot_feature_staleness_limit_seconds",
+            "Age on the market's clock that features do not reach while all is well.",
+            registry=registry,
+        )
         self.feature_psi = Gauge(
             "levibot_feature_psi",
             "Population stability index of a feature's last day against what the active model learned on.",
@@ -163,4 +168,5 @@ DEFAULT = Metrics(REGISTRY)
 HTTP_REQUESTS = DEFAULT.http_requests
 HTTP_SECONDS = DEFAULT.http_request_seconds
 FEATURE_STALENESS = DEFAULT.feature_staleness_seconds
+FEATURE_STALENESS_LIMIT = DEFAULT.feature_staleness_limit_seconds
 BUILD_INFO = DEFAULT.build_info

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,20 @@ class FakeRouter:
         return self.answer
 
 
+class FakeFeatures:
+    """Stands in for the actor of the features: what it says must be online, or why it says nothing."""
+
+    def __init__(self) -> None:
+        self.answer: list[str] | NotReady = []
+        self.n_asked = 0
+
+    async def expected(self) -> tuple[list[str], str]:
+        self.n_asked += 1
+        if isinstance(self.answer, NotReady):
+            raise self.answer
+        return self.answer, "Shard 1 is away."
+
+
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
     """A replica sets up the logs of its process; this process has its own."""
@@ -85,7 +100,9 @@ def make_api(
     )
     for name, text in settings.environment().items():
         monkeypatch.setenv(name, text)
-    return Api(router)  # type: ignore[arg-type]
+    api = Api(router)  # type: ignore[arg-type]
+    api._features = FakeFeatures()  # type: ignore[assignment]
+    return api
 
 
 @pytest.fixture
@@ -103,6 +120,7 @@ def open_store(redis_url: str) -> OnlineStore:
         redis_url,
         MARKET_ID,
         CORE.version,
+        CORE.names,
         clock=clock,
         interval=HOUR,
         fresh_bars=2.0,
@@ -179,6 +197,7 @@ async def test_signals_of_another_market_are_none(api: Api, symbols: tuple[str, 
         redis_url,
         "another",
         CORE.version,
+        CORE.names,
         clock=ManualClock(NOON),
         interval=HOUR,
         fresh_bars=2.0,
@@ -207,10 +226,36 @@ async def test_ready_means_that_one_symbol_is_fresh_and_the_others_are_named(
     assert state.reasons == [f"{symbols[0]} has no signal yet."]
 
 
+async def test_ready_waits_for_the_features_of_every_symbol_that_has_bars(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str]
+) -> None:
+    features: Any = api._features
+    await writer.write_signals([signal(symbols[0])], 60.0)
+    features.answer = NotReady("The actor does not answer.")
+    state = await api.readiness()
+    assert not state.ready
+    assert state.reasons[-1] == f"Features are missing for {', '.join(symbols)}: The actor does not answer."
+    features.answer = list(symbols)
+    rows = np.ones((2, len(CORE.names)))
+    await writer.write_features([FeatureWindow(symbols[0], NOON, CORE.names, rows)])
+    state = await api.readiness()
+    assert (state.ready, state.reasons[-1]) == (False, f"{symbols[1]} has no features yet. Shard 1 is away.")
+    # The other symbol has no bars: nobody waits for it.
+    features.answer = []
+    assert (await api.readiness()).ready
+    # Once all are there the actor is not asked, and may as well be dead.
+    features.answer, features.n_asked = NotReady("The actor does not answer."), 0
+    await writer.write_features([FeatureWindow(symbols[1], NOON, CORE.names, rows)])
+    assert (await api.readiness()).ready
+    assert features.n_asked == 0
+
+
 async def test_ages_are_those_of_the_features_and_nan_without_any(
     api: Api, writer: OnlineStore, symbols: tuple[str, str]
 ) -> None:
-    await writer.write_features([FeatureWindow(symbols[0], NOON - 3 * HOUR, ("a",), np.ones((2, 1)))])
+    await writer.write_features(
+        [FeatureWindow(symbols[0], NOON - 3 * HOUR, CORE.names, np.ones((2, len(CORE.names))))]
+    )
     ages = await api.feature_ages()
     assert ages[symbols[0]] == pytest.approx(3 * 3600.0, abs=1.0)
     assert math.isnan(ages[symbols[1]])

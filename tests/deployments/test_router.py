@@ -15,6 +15,7 @@ import pytest
 from deployments.router import Router
 from levibot.clock import ManualClock
 from levibot.errors import RegistryError, StoreUnavailable
+from levibot.features.served import EVENT_TYPE, ServedVector
 from levibot.features.views import CORE
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
@@ -101,13 +102,14 @@ async def online(redis_url: str, symbol: str) -> AsyncIterator[OnlineStore]:
         redis_url,
         MARKET_ID,
         CORE.version,
+        CORE.names,
         clock=ManualClock(NOON),
         interval=timedelta(hours=1),
         fresh_bars=2.0,
         ttl_s=60.0,
         timeout_s=2.0,
     )
-    await store.write_features([FeatureWindow(symbol, NOON, ("a",), np.ones((2, 1)))])
+    await store.write_features([FeatureWindow(symbol, NOON, CORE.names, np.ones((2, len(CORE.names))))])
     yield store
     await store.close()
 
@@ -241,3 +243,14 @@ async def test_a_follower_that_ended_makes_the_replica_ill(router: Router) -> No
     await asyncio.gather(router._follower, return_exceptions=True)
     with pytest.raises(RuntimeError, match="no longer follows"):
         router.check_health()
+
+
+async def test_a_served_vector_goes_to_the_event_log_as_the_model_got_it(
+    router: Router, symbol: str, online: OnlineStore
+) -> None:
+    await router.signal(symbol)
+    await router.signal(symbol)
+    (event,) = told(router, EVENT_TYPE)
+    served = ServedVector.from_event(event)
+    assert (served.symbol, served.view_version, served.event_time) == (symbol, CORE.version, NOON)
+    assert served.values == dict((await online.get(symbol)).values)

@@ -110,6 +110,7 @@ class SignalsSubject:
                 where,
                 MARKET_ID,
                 VIEW,
+                ("ret_1",),
                 clock=ManualClock(NOON),
                 interval=HOUR,
                 fresh_bars=2.0,

@@ -1,27 +1,39 @@
 """Law 5: every value says how old it is. Nothing stale is passed off as fresh, nothing missing as zero.
 
-The check writes features of known ages with the real store and asks a reader for them. Each planted fault is
-a reader with one plausible mistake; the check must find it.
+The check writes features of known ages with the real store and asks a reader for them, in each way that there
+is. Each planted fault is a reader with one plausible mistake; the check must find it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from levibot.clock import ManualClock
-from levibot.stores.online import FeatureReading, FeatureWindow, Freshness, OnlineStore
+from levibot.stores.online import (
+    FeatureReading,
+    FeatureWindow,
+    Freshness,
+    OnlineStore,
+    ValueReading,
+    ValueTime,
+)
+from levibot.stores.packed import NO_OWN_TIMES, IntArray, Unpacked, UnpackedMany, microseconds
+from levibot.stores.reading import AgePolicy, Instant
 
 pytestmark = pytest.mark.stores
 
 HOUR = timedelta(hours=1)
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
-NAMES = ("present", "gone")
+NAMES = ("present", "gone", "outside")
+LIFE_S = 0.5
 
 # Age at the moment of reading, what it must be called, the age it must say. Fresh is up to two bars.
 EXPECTED: dict[str, tuple[timedelta, Freshness, float | None]] = {
@@ -34,90 +46,189 @@ EXPECTED: dict[str, tuple[timedelta, Freshness, float | None]] = {
 }
 NEVER_WRITTEN = "NEVER"
 
+# A value from outside in a vector of now: its own age and life, and what it must be called.
+OUTSIDE: dict[str, tuple[timedelta, timedelta | None, ValueReading]] = {
+    "OUTNOW": (timedelta(0), None, ValueReading(5.0, Freshness.FRESH, 0.0)),
+    "OUTOLD": (3 * HOUR, None, ValueReading(5.0, Freshness.STALE, 10_800.0)),
+    "OUTLIVES": (3 * HOUR, 4 * HOUR, ValueReading(5.0, Freshness.STALE, 10_800.0)),
+    "OUTOVER": (HOUR, HOUR, ValueReading(None, Freshness.MISSING, None)),
+    "OUTAHEAD": (-2 * HOUR, None, ValueReading(None, Freshness.MISSING, None)),
+}
 
-class IgnoresTheAge(OnlineStore):
+
+class IgnoresTheAge(AgePolicy):
     """Calls everything it finds fresh."""
 
-    def freshness(self, event_time: datetime) -> tuple[Freshness, float | None]:
-        return Freshness.FRESH, super().freshness(event_time)[1]
+    def freshness(self, age_us: int) -> Freshness:
+        return Freshness.FRESH
+
+
+class MeasuresOnItsOwnClock(AgePolicy):
+    """Takes the machine's time for the market's."""
+
+    def age_us(self, source_us: int, stored: Unpacked, at: Instant) -> int | None:
+        return microseconds(datetime.now(UTC)) - source_us
+
+
+class TrustsTheFuture(AgePolicy):
+    """Takes what another run left for this one's."""
+
+    def age_us(self, source_us: int, stored: Unpacked, at: Instant) -> int | None:
+        return super().age_us(source_us, stored, at) or 0
+
+
+class AgesAllAsTheBars(AgePolicy):
+    """Knows one age for a whole vector."""
+
+    def reading(self, symbol, stored, at, columns) -> FeatureReading:  # type: ignore[no-untyped-def]
+        return super().reading(symbol, stored._replace(own=NO_OWN_TIMES), at, columns)
+
+
+class LeavesTheEndToTheServer(AgePolicy):
+    """Takes for alive whatever the server still has."""
+
+    def reading(self, symbol, stored, at, columns) -> FeatureReading:  # type: ignore[no-untyped-def]
+        return super().reading(symbol, stored._replace(ttl_us=2**62), at, columns)
+
+
+class LooksAtTheFirstOfMany(AgePolicy):
+    """Ages a whole cross-section as its first symbol."""
+
+    def ages_us(self, stored: UnpackedMany, at: Instant) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+        ages, usable = super().ages_us(stored, at)
+        return np.full_like(ages, ages[0]), usable | usable[0]
 
 
 class SaysNoAge(OnlineStore):
     """Knows what is stale, but not how stale."""
 
-    async def read(self, symbols: Sequence[str]) -> dict[str, FeatureReading]:
-        return {s: replace(r, age_s=0.0) for s, r in (await super().read(symbols)).items()}
-
-
-class MeasuresOnItsOwnClock(OnlineStore):
-    """Takes the machine's time for the market's."""
-
-    def freshness(self, event_time: datetime) -> tuple[Freshness, float | None]:
-        age_s = (datetime.now(UTC) - event_time).total_seconds()
-        return (Freshness.FRESH if age_s <= 7200 else Freshness.STALE), age_s
+    async def get(self, symbol: str) -> FeatureReading:
+        return (await super().get(symbol))._replace(age_s=0.0)
 
 
 class TakesMissingForZero(OnlineStore):
     """Fills the gaps of a vector."""
 
-    async def read(self, symbols: Sequence[str]) -> dict[str, FeatureReading]:
-        found = await super().read(symbols)
-        return {s: replace(r, values={n: r.values.get(n, 0.0) for n in NAMES}) for s, r in found.items()}
+    async def get(self, symbol: str) -> FeatureReading:
+        found = await super().get(symbol)
+        return found if found.rows is None else found._replace(rows=np.nan_to_num(found.rows))
 
 
-class TrustsTheFuture(OnlineStore):
-    """Takes what another run left for this one's."""
+FAULTS: tuple[type[AgePolicy] | type[OnlineStore], ...] = (
+    *(IgnoresTheAge, MeasuresOnItsOwnClock, TrustsTheFuture, AgesAllAsTheBars, LeavesTheEndToTheServer),
+    *(LooksAtTheFirstOfMany, SaysNoAge, TakesMissingForZero),
+)
 
-    def freshness(self, event_time: datetime) -> tuple[Freshness, float | None]:
-        freshness, age_s = super().freshness(event_time)
-        return (Freshness.FRESH, 0.0) if freshness is Freshness.MISSING else (freshness, age_s)
+
+class Stores:
+    """A reader and two writers of one market; what the second writes lives for LIFE_S."""
+
+    def __init__(self, url: str, fault: type[AgePolicy] | type[OnlineStore] | None = None) -> None:
+        kind = fault if fault is not None and issubclass(fault, OnlineStore) else OnlineStore
+        self.writer, self.brief, self.reader = (
+            opened.open(
+                *(url, "law-5", "v", NAMES),
+                clock=ManualClock(NOON),
+                interval=HOUR,
+                fresh_bars=2.0,
+                ttl_s=ttl_s,
+                timeout_s=2.0,
+            )
+            for opened, ttl_s in ((OnlineStore, 60.0), (OnlineStore, LIFE_S), (kind, 60.0))
+        )
+        if fault is not None and issubclass(fault, AgePolicy):
+            ages = self.reader._ages
+            self.reader._ages = fault(ages.interval_us, ages.fresh_us, ages.rate)
+
+    async def close(self) -> None:
+        for store in (self.writer, self.brief, self.reader):
+            await store.close()
 
 
 @pytest.fixture
-async def stores(redis_url: str) -> AsyncIterator[list[OnlineStore]]:
-    opened: list[OnlineStore] = []
-    clock = ManualClock(NOON)
-    for kind in (OnlineStore, *FAULTS):
-        opened.append(
-            kind.open(
-                redis_url, "law-5", "v", clock=clock, interval=HOUR, fresh_bars=2.0, ttl_s=60.0, timeout_s=2.0
-            )
-        )
+async def stores(redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    opened = Stores(redis_url, getattr(request, "param", None))
     yield opened
-    for store in opened:
-        await store.close()
+    await opened.close()
 
 
-FAULTS = (IgnoresTheAge, SaysNoAge, MeasuresOnItsOwnClock, TakesMissingForZero, TrustsTheFuture)
-
-
-async def broken_promises(writer: OnlineStore, reader: OnlineStore) -> list[str]:
+async def broken_promises(stores: Stores) -> list[str]:
     """What the reader says that is not so, one sentence each; empty when the law holds."""
     run = secrets.token_hex(4).upper()
-    rows = np.array([[1.0, 2.0], [3.0, np.nan]])
-    await writer.write_features(
+    problems: list[str] = []
+    rows = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])
+    await stores.writer.write_features(
         [FeatureWindow(f"{name}{run}", NOON - age, NAMES, rows) for name, (age, _, _) in EXPECTED.items()]
     )
-    readings = await reader.read([f"{name}{run}" for name in (*EXPECTED, NEVER_WRITTEN)])
+    for name in (*EXPECTED, NEVER_WRITTEN):
+        _, freshness, age_s = EXPECTED.get(name, (None, Freshness.MISSING, None))
+        for reading in await every_way(stores.reader, name, run):
+            if (reading.freshness, reading.age_s) != (freshness, age_s):
+                problems.append(
+                    f"{name}: {freshness}, {age_s} s; not {reading.freshness}, {reading.age_s} s."
+                )
+            if dict(reading.values) != ({} if freshness is Freshness.MISSING else {"present": 3.0}):
+                problems.append(f"{name} has the values {reading.values}.")
+    return [*problems, *await broken_for_outside(stores, run), *await broken_without_expiry(stores, run)]
+
+
+async def broken_for_outside(stores: Stores, run: str) -> list[str]:
+    """As `broken_promises`, of values that have a time of their own."""
+    rows = np.array([[3.0, np.nan, 5.0]])
+    await stores.writer.write_features(
+        [
+            FeatureWindow(f"{name}{run}", NOON, NAMES, rows, {"outside": ValueTime(NOON - age, life)})
+            for name, (age, life, _) in OUTSIDE.items()
+        ]
+    )
     problems = []
-    for name, (_, freshness, age_s) in EXPECTED.items():
-        reading = readings[f"{name}{run}"]
-        if (reading.freshness, reading.age_s) != (freshness, age_s):
-            problems.append(
-                f"{name} is {freshness}, {age_s} s; it says {reading.freshness}, {reading.age_s} s."
-            )
-        if dict(reading.values) != ({} if freshness is Freshness.MISSING else {"present": 3.0}):
-            problems.append(f"{name} has the values {reading.values}.")
-    never = readings[f"{NEVER_WRITTEN}{run}"]
-    if (never.freshness, never.age_s, dict(never.values)) != (Freshness.MISSING, None, {}):
-        problems.append(f"What was never written is {never.freshness} with {never.values}.")
+    for name, (_, _, expected) in OUTSIDE.items():
+        for reading in await every_way(stores.reader, name, run):
+            if reading.value("outside") != expected:
+                problems.append(f"{name}: {expected}; not {reading.value('outside')}.")
+            if ("outside" in reading.values) is (expected.freshness is Freshness.MISSING):
+                problems.append(f"{name} has the values {reading.values}.")
+            if reading.value("present") != ValueReading(3.0, Freshness.FRESH, 0.0):
+                problems.append(f"{name}: its other value is {reading.value('present')}.")
+            if expected.freshness is Freshness.STALE and reading.freshness is Freshness.FRESH:
+                problems.append(f"{name} is called fresh as a whole.")
     return problems
 
 
-async def test_every_value_says_how_old_it_is(stores: list[OnlineStore]) -> None:
-    assert await broken_promises(stores[0], stores[0]) == []
+async def broken_without_expiry(stores: Stores, run: str) -> list[str]:
+    """As `broken_promises`, on a server that keeps what is over."""
+    await stores.brief.write_features([FeatureWindow(f"OVER{run}", NOON, NAMES, np.ones((1, 3)))])
+    for kind in ("vector", "window"):
+        assert await stores.brief._client.persist(f"OVER{run}:features:{kind}")
+    await asyncio.sleep(LIFE_S)
+    return [
+        f"What was over is {reading.freshness}."
+        for reading in await every_way(stores.reader, "OVER", run)
+        if reading.freshness is not Freshness.MISSING or reading.values
+    ]
 
 
-@pytest.mark.parametrize("number", range(1, len(FAULTS) + 1), ids=[fault.__name__ for fault in FAULTS])
-async def test_the_check_finds_a_planted_fault(stores: list[OnlineStore], number: int) -> None:
-    assert await broken_promises(stores[0], stores[number]) != []
+async def every_way(reader: OnlineStore, name: str, run: str) -> list[FeatureReading]:
+    """What each of the three questions answers, and the arrays that the one for many gives too.
+
+    Those for many are asked beside a symbol of now.
+    """
+    symbol, beside = f"{name}{run}", f"NOW{run}"
+    many = await reader.get_many([beside, symbol])
+    windows = await reader.get_windows([beside, symbol])
+    age_s = float(many.ages_s[1])
+    in_arrays = many[symbol]._replace(
+        age_s=None if math.isnan(age_s) else age_s,
+        rows=None if math.isnan(age_s) else many.vectors[1:2],
+        columns={name: column for column, name in enumerate(NAMES)},
+    )
+    return [await reader.get(symbol), many[symbol], windows[symbol], in_arrays]
+
+
+async def test_every_value_says_how_old_it_is(stores: Stores) -> None:
+    assert await broken_promises(stores) == []
+
+
+@pytest.mark.parametrize("stores", FAULTS, indirect=True, ids=lambda fault: fault.__name__)
+async def test_the_check_finds_a_planted_fault(stores: Stores) -> None:
+    assert await broken_promises(stores) != []

@@ -52,7 +52,12 @@ def signal() -> Signal:
 
 def open_store(redis_url: str, clock: ManualClock, market: str = MARKET, view: str = VIEW) -> OnlineStore:
     return OnlineStore.open(
-        redis_url, market, view, clock=clock, interval=HOUR, fresh_bars=2.0, ttl_s=60.0, timeout_s=2.0
+        *(redis_url, market, view, ("ret_1",)),
+        clock=clock,
+        interval=HOUR,
+        fresh_bars=2.0,
+        ttl_s=60.0,
+        timeout_s=2.0,
     )
 
 

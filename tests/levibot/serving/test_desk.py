@@ -17,7 +17,7 @@ from levibot.market.bars import FloatArray
 from levibot.serving.desk import Served, SignalDesk
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
-from levibot.stores.online import FeatureWindow, OnlineStore
+from levibot.stores.online import FeatureReading, FeatureWindow, OnlineStore
 
 pytestmark = pytest.mark.stores
 
@@ -32,7 +32,7 @@ Predict = Callable[[FloatArray], Awaitable[Signals]]
 
 def open_store(url: str, clock: ManualClock) -> OnlineStore:
     return OnlineStore.open(
-        url, "market", "view", clock=clock, interval=HOUR, fresh_bars=2.0, ttl_s=60.0, timeout_s=2.0
+        *(url, "market", "view", NAMES), clock=clock, interval=HOUR, fresh_bars=2.0, ttl_s=60.0, timeout_s=2.0
     )
 
 
@@ -220,3 +220,16 @@ async def test_when_redis_is_gone_the_last_signals_are_still_there(
     assert list(before) == list(symbols)
     assert desk.last == before
     await online.close()
+
+
+async def test_what_a_model_has_answered_is_told_once(online: OnlineStore, symbols: tuple[str, ...]) -> None:
+    await online.write_features([window(symbols[0], 0.1), window(symbols[1], 0.2, at=NOON - HOUR)])
+    told: list[Sequence[FeatureReading]] = []
+    desk, model = SignalDesk(online, symbols, on_served=told.append), Model()
+    for _ in range(2):
+        await desk.compute(model, SERVED, TTL_S)
+    ((reading,),) = told
+    assert (reading.symbol, reading.event_time, reading.values["ret_1"]) == (symbols[0], NOON, 0.1)
+    await online.write_features([window(symbols[0], 0.3)])
+    await desk.compute(model, SERVED, TTL_S)
+    assert [readings[0].values["ret_1"] for readings in told] == [0.1, 0.3]

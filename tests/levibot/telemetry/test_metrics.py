@@ -25,6 +25,7 @@ OUTSIDE = {
     ("levibot_events_spooled", "gauge", ()),
     ("levibot_events_refused", "counter", ()),
     ("levibot_rows_rejected", "counter", ("table", "reason")),
+    ("levibot_feature_staleness_limit_seconds", "gauge", ()),
     ("levibot_feature_staleness_seconds", "gauge", ("symbol",)),
     ("levibot_build_info", "gauge", ("version",)),
 }
