@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS batches (
     is_reconstructed BOOLEAN NOT NULL, reason VARCHAR NOT NULL, n_rows BIGINT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS segments (
-    series_id INTEGER NOT NULL, symbol VARCHAR NOT NULL, period VARCHAR NOT NULL,
+    series_id INTEGER NOT NULL, symbol VARCHAR NOT NULL,
     path VARCHAR NOT NULL UNIQUE, n_rows BIGINT NOT NULL, n_columns INTEGER NOT NULL,
     columns_at BIGINT NOT NULL, stride BIGINT NOT NULL,
     n_bytes BIGINT NOT NULL, sha256 VARCHAR NOT NULL,
@@ -44,7 +44,6 @@ class NewSegment:
     """A segment to be listed. path: relative to the history's folder."""
 
     symbol: str
-    period: str
     path: str
     layout: Layout
     sha256: str
@@ -201,7 +200,7 @@ class Catalogue:
             layout = new.layout
             where = (layout.n_rows, layout.n_columns, layout.columns_at, layout.stride, layout.n_bytes)
             span = (new.first_event_us, new.last_event_us, new.first_available_us)
-            rows.append((series_id, new.symbol, new.period, new.path, *where, new.sha256, *span))
+            rows.append((series_id, new.symbol, new.path, *where, new.sha256, *span))
         if rows:
             columns = zip(*rows, strict=True)
             names = [f"c{k}" for k in range(len(rows[0]))]

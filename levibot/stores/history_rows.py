@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, Self
@@ -47,11 +47,6 @@ class Series:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" + (f" of version {self.version}" if self.version else "")
-
-    def periods(self, event_us: MicrosArray) -> npt.NDArray[np.str_]:
-        """(N,) which file a row belongs to: its month, or for a label, which is narrow, its year."""
-        unit = "M" if self.kind == "features" else "Y"
-        return np.datetime_as_string(event_us.astype("datetime64[us]").astype(f"datetime64[{unit}]"))
 
     def indices(self, names: Sequence[str] | None) -> list[int]:
         """Where the named columns are; all, where none are named. Raises UsageError on an unknown name."""
@@ -122,18 +117,16 @@ class Piece:
         to: npt.NDArray[np.intp],
         columns: Sequence[int],
         out: FloatArray,
-        scratch: FloatArray,
     ) -> None:
         """out[:, to] = the wanted columns of `rows`. out: (K, N). Whole stretches go without an index."""
         source, target = _stretch(rows), _stretch(to)
-        for wanted, block in self._blocks(columns, scratch):
-            out[wanted, target] = block[:, source]
-
-    def _blocks(self, columns: Sequence[int], scratch: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
-        if self.segment is not None:
-            yield from self.segment.values(columns, scratch)
-        elif self.values is not None:
-            yield slice(0, len(columns)), self.values[:, columns].T
+        if self.segment is None:
+            assert self.values is not None
+            out[:, target] = self.values[source][:, columns].T
+        elif isinstance(source, slice) and isinstance(target, slice):
+            self.segment.read_into(columns, source.start, out[:, target])
+        else:
+            out[:, target] = self.segment.read(columns)[:, source]
 
 
 @dataclass(slots=True)
@@ -173,28 +166,18 @@ class Known:
     def __len__(self) -> int:
         return len(self.event_us)
 
-    def fill(
-        self,
-        chosen: npt.NDArray[np.intp],
-        columns: Sequence[int],
-        out: FloatArray,
-        scratch: FloatArray,
-    ) -> None:
-        """out[:, i] = the wanted columns of row chosen[i]. out: (K, len(chosen))."""
+    def fill(self, chosen: npt.NDArray[np.intp], columns: Sequence[int], out: FloatArray) -> None:
+        """out[:, i] = the wanted columns of row chosen[i]. out: (K, len(chosen)), its rows in one stretch."""
         piece, row = self.piece[chosen], self.row[chosen]
         for number, source in enumerate(self.pieces):
             to = np.flatnonzero(piece == number)
             if len(to):
-                source.copy(row[to], to, columns, out, scratch)
-
-    def scratch(self) -> FloatArray:
-        """Memory that every piece can be read into."""
-        return np.empty(max((p.segment.scratch_floats for p in self.pieces if p.segment), default=0))
+                source.copy(row[to], to, columns, out)
 
     def values(self, columns: Sequence[int]) -> FloatArray:
         """(N, K) the wanted columns of every row."""
         out = np.empty((len(columns), len(self)))
-        self.fill(np.arange(len(self)), columns, out, self.scratch())
+        self.fill(np.arange(len(self)), columns, out)
         return out.T
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,8 +16,10 @@ from levibot.stores.history_catalogue import Catalogue, NewSegment
 from levibot.stores.history_rows import Known, Piece, Rows, Series
 from levibot.stores.segments import MicrosArray, write_segment
 
-# So many rows of a symbol and a period make a file at once; fewer wait in the database for the period's end.
+# So many rows of a symbol and a year make a file at once; fewer wait in the database for their month's end.
 SEGMENT_ROWS = 512
+# A year of minutes is more than one file should hold.
+MAX_SEGMENT_ROWS = 16_384
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -50,11 +53,11 @@ class HistoryWriter:
         return len(new.event_us)
 
     def seal(self, series: Series, before_us: int) -> int:
-        """Move the periods that ended by `before_us` from the database into segments; returns the rows."""
+        """Move the months that ended by `before_us` from the database into segments; returns the rows."""
         moved = 0
         series_id = self._catalogue.need(series)
         for symbol, event_us in self._catalogue.newest_times(series_id):
-            for start_us, end_us in _ended_periods(series, event_us, before_us):
+            for start_us, end_us in _ended_months(event_us, before_us):
                 piece = self._catalogue.take_newest(series_id, symbol, start_us, end_us)
                 self._write_segments(series_id, series, symbol, piece, 1)
                 moved += len(piece.event_us)
@@ -72,7 +75,7 @@ class HistoryWriter:
         if not len(ours):
             return rows
         old = np.empty((len(rows.series.columns), len(theirs)))
-        stored.fill(theirs, range(len(rows.series.columns)), old, stored.scratch())
+        stored.fill(theirs, range(len(rows.series.columns)), old)
         is_same = np.isclose(rows.values[ours], old.T, rtol=same_within, atol=0.0, equal_nan=True).all(axis=1)
         if is_reconstructed and not is_same.all():
             at = instant(int(event_us[ours[~is_same][0]]))
@@ -93,28 +96,25 @@ class HistoryWriter:
         piece: Piece,
         at_least: int,
     ) -> BoolArray:
-        """A segment for each period with `at_least` rows; returns which rows are in none."""
+        """A segment for each year or part of it with `at_least` rows; returns which rows are in none."""
         rest = np.zeros(len(piece.event_us), dtype=np.bool_)
         if piece.values is None or not len(rest):
             return rest
-        period, first, count = np.unique(
-            series.periods(piece.event_us), return_index=True, return_counts=True
-        )
-        segments = []
         self._n_parts += 1
-        for name, begin, n in zip(period, first, count, strict=True):
-            rows = slice(int(begin), int(begin + n))
-            if n < at_least:
+        segments: list[NewSegment] = []
+        for year, rows in _parts(piece.event_us):
+            if rows.stop - rows.start < at_least:
                 rest[rows] = True
                 continue
-            path = f"segments/{series_id}/{quote(symbol, safe='')}/{name}-{self._name}-{self._n_parts}.arrow"
+            name = f"{year}-{self._name}-{self._n_parts}-{len(segments)}.arrow"
+            path = f"segments/{series_id}/{quote(symbol, safe='')}/{name}"
             self.written.append(self._folder / path)
             event_us, available_us = piece.event_us[rows], piece.available_us[rows]
             layout, sha256 = write_segment(
                 self._folder / path, series.columns, event_us, available_us, piece.values[rows]
             )
             span = int(event_us[0]), int(event_us[-1]), int(available_us.min())
-            segments.append(NewSegment(symbol, str(name), path, layout, sha256, *span))
+            segments.append(NewSegment(symbol, path, layout, sha256, *span))
         self._catalogue.add_segments(series_id, segments)
         return rest
 
@@ -128,11 +128,19 @@ def _check_known(rows: Rows, now_us: int) -> None:
         )
 
 
-def _ended_periods(series: Series, event_us: MicrosArray, before_us: int) -> Iterator[tuple[int, int]]:
-    """[begin, end) of each period of the rows that is over."""
-    unit = "M" if series.kind == "features" else "Y"
-    periods = np.unique(event_us.astype("datetime64[us]").astype(f"datetime64[{unit}]"))
-    edges = np.stack([periods, periods + 1]).astype("datetime64[us]").astype(np.int64)
+def _parts(event_us: MicrosArray) -> Iterator[tuple[str, slice]]:
+    """Years, in stretches of at most MAX_SEGMENT_ROWS."""
+    years = event_us.astype("datetime64[us]").astype("datetime64[Y]")
+    edges = [0, *(np.flatnonzero(years[1:] != years[:-1]) + 1).tolist(), len(event_us)]
+    for begin, end in pairwise(edges):
+        for first in range(begin, end, MAX_SEGMENT_ROWS):
+            yield str(years[first]), slice(first, min(end, first + MAX_SEGMENT_ROWS))
+
+
+def _ended_months(event_us: MicrosArray, before_us: int) -> Iterator[tuple[int, int]]:
+    """[begin, end) of each month of the rows that is over."""
+    months = np.unique(event_us.astype("datetime64[us]").astype("datetime64[M]"))
+    edges = np.stack([months, months + 1]).astype("datetime64[us]").astype(np.int64)
     for begin, end in edges.T.tolist():
         if end <= before_us:
             yield begin, end

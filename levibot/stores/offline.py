@@ -4,7 +4,7 @@ A value counts at an instant only if it was available by then. Rows are added an
 correction or a backfill finds is a new version, available from the moment it is written. So what the history
 says as of an instant stays what it is, whatever is written later.
 
-A DuckDB file holds the catalogue and the newest rows; whole months lie in immutable segments beside it.
+A DuckDB file holds the catalogue and the newest rows; older ones lie in immutable segments beside it.
 DuckDB locks its file: one process owns a history, and everybody else asks it or reads an export.
 """
 
@@ -149,7 +149,7 @@ class OfflineStore:
         return Batch(instant(now_us), n_rows)
 
     def seal(self, before: datetime) -> int:
-        """Move rows of periods that ended by then from the database to segments; returns how many.
+        """Move rows of months that ended by then from the database to segments; returns how many.
 
         Nothing that can be asked changes.
         """
@@ -183,8 +183,9 @@ class OfflineStore:
             of = known[symbol]
             if len(of):
                 event_us[k], available_us[k] = of.event_us[-1], of.available_us[-1]
-                newest = np.array([len(of) - 1])
-                of.fill(newest, columns, values[k : k + 1].T, of.scratch())
+                newest = np.empty((len(columns), 1))
+                of.fill(np.array([len(of) - 1]), columns, newest)
+                values[k] = newest[:, 0]
         return FeaturesAt(
             as_of=as_of,
             symbols=tuple(entities),

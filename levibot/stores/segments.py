@@ -1,9 +1,9 @@
-"""Immutable files of history: the rows of one series, one symbol and one period, a column after the other.
+"""Immutable files of history: rows of one series and one symbol, a column after the other.
 
 A segment is an Arrow IPC file, not compressed, of one record batch without nulls: any Arrow reader opens it.
 Its columns are `event_ts`, `available_ts` and the values, and lie at equal distances. So whoever knows where
-the first one lies reads the columns that are wanted with one call into memory that is there already: for a
-thousand small files that is five times as fast as mapping them, and parses no header.
+the first one lies reads the columns that are wanted with one call into memory that is there already, without
+a copy in between: that is three times as fast as mapping the files, and parses no header.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from levibot.market.bars import FloatArray
 # (N,) microseconds since 1970, UTC.
 MicrosArray = npt.NDArray[np.int64]
 TIME_COLUMNS = ("event_ts", "available_ts")
+# What Linux takes in one call.
+MAX_PARTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +89,28 @@ class Segment:
 
     def times(self) -> tuple[MicrosArray, MicrosArray]:
         """event_ts and available_ts of every row."""
+        layout = self.layout
+        out = np.empty((2, layout.n_rows), dtype=np.int64)
         with self._opened() as file:
-            memory = np.empty(2 * self.layout.stride // 8)
-            both = self._columns(file, 0, 2, memory).view(np.int64)
-        return both[0], both[1]
+            for k in range(2):
+                self._read(file, [out[k]], layout.columns_at + k * layout.stride)
+        return out[0], out[1]
 
-    def values(self, columns: Sequence[int], scratch: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
-        """The wanted values, in runs of neighbouring columns: (place among the wanted, (run, N)).
-
-        scratch: memory to read into, at least `scratch_floats`; each run overwrites the one before.
-        """
+    def read_into(self, columns: Sequence[int], first: int, out: FloatArray) -> None:
+        """out[:, i] = the wanted columns of row first + i. out: (K, n), each of its rows in one stretch."""
+        layout, n = self.layout, out.shape[1]
+        is_whole = n == layout.n_rows and layout.stride == 8 * n
         with self._opened() as file:
-            first = 0
-            while first < len(columns):
-                last = first + 1
-                while last < len(columns) and columns[last] == columns[last - 1] + 1:
-                    last += 1
-                begin = columns[first] + len(TIME_COLUMNS)
-                yield slice(first, last), self._columns(file, begin, last - first, scratch)
-                first = last
+            for run in _runs(columns, MAX_PARTS if is_whole else 1):
+                parts = [out[k] for k in range(run.start, run.stop)]
+                begin = layout.columns_at + (columns[run.start] + len(TIME_COLUMNS)) * layout.stride
+                self._read(file, parts, begin + 8 * first)
 
-    @property
-    def scratch_floats(self) -> int:
-        return self.layout.n_columns * self.layout.stride // 8
+    def read(self, columns: Sequence[int]) -> FloatArray:
+        """(K, N) the wanted columns of all rows."""
+        out = np.empty((len(columns), self.layout.n_rows))
+        self.read_into(columns, 0, out)
+        return out
 
     def check(self, sha256: str) -> None:
         """Raises StoreError where the file is not the one that was written."""
@@ -133,22 +135,24 @@ class Segment:
         finally:
             os.close(file)
 
-    def _columns(self, file: int, first: int, n: int, memory: FloatArray) -> FloatArray:
-        layout = self.layout
-        width = layout.stride // 8
-        # The last column of the file may have no padding behind it.
-        wanted = memory[: (n - 1) * width + layout.n_rows].data.cast("B")
-        offset = layout.columns_at + first * layout.stride
-        done = 0
-        while done < len(wanted):
-            try:
-                n_read = os.preadv(file, [wanted[done:]], offset + done)
-            except OSError as exc:
-                raise StoreError(f"Segment {self.path} cannot be read: {exc}.") from exc
-            if n_read == 0:
-                raise StoreError(f"Segment {self.path} ends too early.")
-            done += n_read
-        return memory[: n * width].reshape(n, width)[:, : layout.n_rows]
+    def _read(self, file: int, parts: list[npt.NDArray[Any]], offset: int) -> None:
+        """Fill the parts with what lies there one behind the other."""
+        try:
+            n_read = os.preadv(file, [part.data for part in parts], offset)
+        except OSError as exc:
+            raise StoreError(f"Segment {self.path} cannot be read: {exc}.") from exc
+        if n_read != sum(part.nbytes for part in parts):
+            raise StoreError(f"Segment {self.path} ends too early: {n_read} bytes were read.")
+
+
+def _runs(columns: Sequence[int], longest: int) -> Iterator[slice]:
+    """Stretches of neighbouring columns, at most so many in each: where they are among the wanted."""
+    first = 0
+    for last in range(1, len(columns) + 1):
+        is_end = last == len(columns) or columns[last] != columns[last - 1] + 1 or last - first == longest
+        if is_end:
+            yield slice(first, last)
+            first = last
 
 
 def _layout(data: pa.Buffer) -> Layout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,6 +15,8 @@ import pyarrow as pa
 from levibot.market.bars import FloatArray, TimeArray
 from levibot.stores.history_rows import Known, Series
 from levibot.stores.segments import MicrosArray
+
+READERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,20 @@ def assemble(
     label = np.empty(total)
     event_us = np.empty(total, dtype=np.int64)
     symbol = np.empty(total, dtype=np.int32)
-    at = 0
-    for number, name in enumerate(symbols):
+    ends = np.cumsum([len(chosen) for _, chosen in matched.values()]).tolist()
+
+    def fill(number: int) -> None:
+        name = symbols[number]
         of_label, chosen = matched[name]
-        to = slice(at, at + len(chosen))
-        features[name].fill(chosen, columns, out[:, to], features[name].scratch())
+        to = slice(ends[number] - len(chosen), ends[number])
+        features[name].fill(chosen, columns, out[:, to])
         label[to] = labels[name].values([0])[of_label, 0]
         event_us[to] = labels[name].event_us[of_label]
         symbol[to] = number
-        at += len(chosen)
+
+    # Reading leaves the interpreter free.
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(fill, range(len(symbols))))
     return TrainingSet(
         view=view.name,
         view_version=view.version,

@@ -349,12 +349,12 @@ def test_whole_months_move_into_files_and_nothing_else_changes(
 ) -> None:
     fill(store)
     before = all_of(store, clock.now()).data_hash()
-    assert store.seal(datetime(2024, 2, 1, tzinfo=UTC)) == 2 * 48
+    assert store.seal(datetime(2024, 2, 1, tzinfo=UTC)) == 4 * 48
     files = sorted(path.parent.name for path in (tmp_path / "history").rglob("*.arrow"))
-    assert files == ["BTCUSDT", "ETHUSDT"]
+    assert files == ["BTCUSDT", "BTCUSDT", "ETHUSDT", "ETHUSDT"]
     assert all_of(store, clock.now()).data_hash() == before
     assert store.seal(datetime(2024, 2, 1, tzinfo=UTC)) == 0
-    assert store.check() == 2
+    assert store.check() == 4
 
 
 NAIVE = datetime(2024, 2, 1)  # noqa: DTZ001 - what must be refused
