@@ -131,7 +131,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Known:
-    """The rows of one symbol as they were known at one instant: of each event the newest version.
+    """The rows of one symbol as they were known at one instant: of each event one version.
 
     event_us: (N,) strictly increasing. piece, row: (N,) where each row lies.
     """
@@ -143,8 +143,19 @@ class Known:
     row: npt.NDArray[np.intp]
 
     @classmethod
-    def at(cls, pieces: Sequence[Piece], as_of_us: int, start_us: int | None, end_us: int | None) -> Self:
-        """What the pieces hold of [start, end) that was available by `as_of`."""
+    def at(
+        cls,
+        pieces: Sequence[Piece],
+        as_of_us: int,
+        start_us: int | None,
+        end_us: int | None,
+        *,
+        earliest: bool = False,
+    ) -> Self:
+        """What the pieces hold of [start, end) that was available by `as_of`.
+
+        earliest: of each event the version that was available first, instead of the newest.
+        """
         nothing = np.empty(0, dtype=np.int64)
         event = np.concatenate([nothing, *(p.event_us for p in pieces)])
         available = np.concatenate([nothing, *(p.available_us for p in pieces)])
@@ -158,7 +169,7 @@ class Known:
         if not kept.all():
             event, available, piece, row = event[kept], available[kept], piece[kept], row[kept]
         if np.any(event[1:] <= event[:-1]):
-            order = np.lexsort((available, event))
+            order = np.lexsort((-available if earliest else available, event))
             newest = order[np.append(event[order][1:] != event[order][:-1], np.True_)]
             event, available, piece, row = event[newest], available[newest], piece[newest], row[newest]
         return cls(pieces, event, available, piece, row)

@@ -64,13 +64,14 @@ class HistoryWriter:
         return moved
 
     def _new_rows(self, series_id: int, rows: Rows, same_within: float, is_reconstructed: bool) -> Rows:
-        """Those that the newest version does not say already. Raises DataError on a contradiction."""
+        """Those that the stored version does not say already. Raises DataError on a contradiction."""
         if not len(rows.event_ts):
             return rows
         event_us = rows.event_us
         start_us, end_us = int(event_us[0]), int(event_us[-1]) + 1
         pieces = self._catalogue.pieces(series_id, (rows.symbol,), start_us, end_us, None)[rows.symbol]
-        stored = Known.at(pieces, np.iinfo(np.int64).max, start_us, end_us)
+        latest_us = np.iinfo(np.int64).max
+        stored = Known.at(pieces, latest_us, start_us, end_us, earliest=is_reconstructed)
         _, ours, theirs = np.intersect1d(event_us, stored.event_us, assume_unique=True, return_indices=True)
         if not len(ours):
             return rows
@@ -85,6 +86,9 @@ class HistoryWriter:
                 hint="Write it without declaring it reconstructed; it is then a new version from now on.",
             )
         kept = np.ones(len(event_us), dtype=np.bool_)
+        if is_reconstructed:
+            # What was found later than it could be known is declared to have been known then.
+            is_same &= stored.available_us[theirs] <= rows.known_us[ours]
         kept[ours[is_same]] = False
         return Rows(rows.series, rows.symbol, rows.event_ts[kept], rows.known_at[kept], rows.values[kept])
 

@@ -131,7 +131,7 @@ class OfflineStore:
 
         The rows are available from now on: their event may lie years back, but nobody could use them earlier.
         is_reconstructed: they are declared to have been available as soon as they could be known, at their
-            `known_at`; that is recorded, and allowed only for events that have no row yet.
+            `known_at`; that is recorded, and refused for a row whose first version says something else.
         same_within: relative; a row that says what the newest version of it says already is not added.
         Raises DataError when a row is not known yet, or reconstructed rows contradict what is stored.
         """

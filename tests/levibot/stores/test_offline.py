@@ -63,17 +63,25 @@ class Oracle:
         ):
             event, known = event.replace(tzinfo=UTC), known.replace(tzinfo=UTC)
             newest = self.known(rows.series.kind, rows.symbol, event, FOR_EVER)
-            if newest is not None and same(newest, tuple(values)):
+            if available is None:
+                first = self.first(rows.series.kind, rows.symbol, event)
+                if first is not None and first[0] <= known:
+                    continue
+            elif newest is not None and same(newest, tuple(values)):
                 continue
             self.versions.append((rows.series.kind, rows.symbol, event, available or known, tuple(values)))
 
     def contradicts(self, rows: Rows) -> bool:
-        """Whether a row is stored with other values."""
+        """Whether the first version of a row says something else."""
         for event, values in zip(rows.event_ts.tolist(), rows.values.tolist(), strict=True):
-            newest = self.known(rows.series.kind, rows.symbol, event.replace(tzinfo=UTC), FOR_EVER)
-            if newest is not None and not same(newest, values):
+            first = self.first(rows.series.kind, rows.symbol, event.replace(tzinfo=UTC))
+            if first is not None and not same(first[1], values):
                 return True
         return False
+
+    def first(self, kind: str, symbol: str, event: datetime) -> tuple[datetime, tuple[float, ...]] | None:
+        versions = [(v[3], v[4]) for v in self.versions if v[:3] == (kind, symbol, event)]
+        return min(versions, key=lambda version: version[0], default=None)
 
     def known(self, kind: str, symbol: str, event: datetime, as_of: datetime) -> tuple[float, ...] | None:
         newest: tuple[datetime, tuple[float, ...]] | None = None
@@ -216,7 +224,7 @@ def test_a_leak_of_later_versions_would_be_found(
     play(tmp_path / "honest", CORRECTED, before_the_correction)
     known, pieces = Known.at, Catalogue.pieces
     monkeypatch.setattr(
-        Known, "at", lambda of, as_of_us, start_us, end_us: known(of, LATEST_US, start_us, end_us)
+        Known, "at", lambda of, _, start_us, end_us, **how: known(of, LATEST_US, start_us, end_us, **how)
     )
     monkeypatch.setattr(Catalogue, "pieces", lambda *asked: pieces(*asked[:-1], None))
     with pytest.raises(AssertionError):
@@ -307,7 +315,16 @@ def test_what_was_known_cannot_be_declared_anew(store: OfflineStore) -> None:
     other = rows_of(FEATURES, "BTCUSDT", [3, 4], [3, 5])
     with pytest.raises(DataError, match=r"2024-01-30T04:00:00.* is stored with other values"):
         store.write([other], reason="again", is_reconstructed=True)
-    fill(store, is_reconstructed=True)  # the same values: nothing to declare
+
+
+def test_the_same_values_may_be_declared_to_have_been_known(store: OfflineStore, clock: ManualClock) -> None:
+    fill(store)
+    clock.advance(3600.0)
+    assert len(all_of(store, START + 30 * HOUR)) == 0
+    fill(store, is_reconstructed=True)
+    assert len(all_of(store, START + 30 * HOUR)) == 2 * 26
+    fill(store, is_reconstructed=True)
+    assert len(all_of(store, clock.now())) == 2 * 60
 
 
 def test_a_row_of_the_future_is_refused_and_nothing_is_written(store: OfflineStore, tmp_path: Path) -> None:
