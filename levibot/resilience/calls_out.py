@@ -237,6 +237,7 @@ UNGUARDED: Mapping[str, str] = {
     "actors/online_features.py:poke": "nobody waits for it; the actor looks by itself every second",
     "levibot/commands/backtest.py": "an operator waits, and the error is the answer",
     "levibot/commands/dead_letters.py": "an operator waits, and the error is the answer",
+    "levibot/commands/feature_parity.py": "an operator waits, and the error is the answer",
     "levibot/commands/market.py": "an operator waits, and the error is the answer",
     "levibot/commands/stores.py": "an operator waits, and the error is the answer",
     "levibot/launch/up.py": "an operator waits; a start that fails ends what it has begun, and says why",

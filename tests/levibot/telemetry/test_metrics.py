@@ -26,6 +26,8 @@ OUTSIDE = {
     ("levibot_events_refused", "counter", ()),
     ("levibot_rows_rejected", "counter", ("table", "reason")),
     ("levibot_feature_staleness_seconds", "gauge", ("symbol",)),
+    ("levibot_feature_parity_checked", "counter", ()),
+    ("levibot_feature_parity_differences", "counter", ()),
     ("levibot_build_info", "gauge", ("version",)),
 }
 
