@@ -10,12 +10,25 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors import NAMESPACE, dead_letter_replayer, event_log, market_feed, online_features
+from actors import (
+    NAMESPACE,
+    dead_letter_replayer,
+    event_log,
+    feature_history,
+    market_feed,
+    online_features,
+)
 from actors.answers import answer_of
 from levibot.errors import LeviBotError, NotReady
 from levibot.resilience.guard import Guard
 
-NAMES = (event_log.NAME, market_feed.NAME, online_features.NAME, dead_letter_replayer.NAME)
+NAMES = (
+    event_log.NAME,
+    market_feed.NAME,
+    online_features.NAME,
+    feature_history.NAME,
+    dead_letter_replayer.NAME,
+)
 TIMEOUT_S = 1.0
 
 

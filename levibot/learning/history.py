@@ -97,7 +97,7 @@ class HistoryLoader:
         self._horizons_bars = tuple(horizons_bars)
 
     async def load(
-        self, as_of: datetime, *, from_the_start: bool = False, assume_available_at_close: bool = False
+        self, as_of: datetime, from_the_start: bool = False, assume_available_at_close: bool = False
     ) -> Loaded:
         """Add what the bars that are finished at `as_of` say and the history does not.
 

@@ -66,6 +66,13 @@ CALLS = (
         "page",
     ),
     CallOut(
+        "actors/feature_history.py",
+        "the tick store: bars for the history",
+        ("loader", "_bars", "rebuilt"),
+        "the history waits, and loads what it missed at its next turn",
+        "_run",
+    ),
+    CallOut(
         "actors/live_trades.py",
         "the tick store: trades",
         ("_intake",),
