@@ -31,7 +31,7 @@ from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.events import EventQuery
-from levibot.stores.exports import write_export
+from levibot.stores.exports import prune_exports, write_export
 from levibot.stores.offline import FeaturesAt, OfflineStore
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.ticks import TickStore
@@ -52,6 +52,8 @@ PASS_TIMEOUT_S = 3600.0
 SEAL_AFTER = timedelta(days=1)
 PARITY_HOURS = 1
 PARITY_PAGE = 1000
+# A job reads its export within hours, and one of years of bars takes some hundred megabytes.
+KEPT_EXPORTS = 5
 HISTORY_FOLDER, EXPORT_FOLDER = "history", "exports"
 log = structlog.get_logger()
 
@@ -120,16 +122,18 @@ class FeatureHistory:
         """Write an export of the served view and its labels; returns its folder.
 
         By default all that is known now. The same question is answered with the export that is there already.
+        The newest KEPT_EXPORTS stay.
         Raises NotReady before the first row, UsageError as `OfflineStore.get_training_set` does.
         """
         settings = self._settings
         as_of = as_of or self._clock.now()
         end = end or as_of
         labels = [label_name(bars) for bars in SignalParameters().horizons_bars]
+        finished_by = min(as_of, end - timedelta(microseconds=1))
         bars = await self._guard.call(self._bars)
-        bars = {symbol: known for symbol, of in bars.items() if len(known := of.closed_by(as_of))}
+        bars = {symbol: known for symbol, of in bars.items() if len(known := of.closed_by(finished_by))}
         if not bars:
-            raise NotReady(f"No bars of {settings.market_id} are stored.")
+            raise NotReady(f"No bars of {settings.market_id} are finished at {finished_by.isoformat()}.")
         first = min(to_datetime(of.ts[0]) for of in bars.values())
         start = start or first
         folder = export_folder(settings.home, as_of, start, end)
@@ -146,7 +150,14 @@ class FeatureHistory:
                 bars=bars,
             )
             await self._ask(write)
+            prune_exports(folder.parent, KEPT_EXPORTS)
         return str(folder)
+
+    async def export_until(self, until: datetime) -> str:
+        """Load what bars are finished at `until`, and export what is known of them; returns the folder."""
+        if self._loaded.up_to is None or self._loaded.up_to < until:
+            await self._pass()
+        return await self.export(end=until + timedelta(microseconds=1))
 
     async def assume_available_at_close(self) -> int:
         """Declare that every row was known as soon as its bar was finished; returns how many it changed.

@@ -142,7 +142,7 @@ class Export:
 
     def __init__(self, folder: Path) -> None:
         """Raises DataError where there is no whole export."""
-        self._folder = folder
+        self.folder = folder
         if folder.name.startswith(HALF):
             raise DataError(f"{folder} is an export that was never finished.", hint="Write it again.")
         try:
@@ -209,7 +209,7 @@ class Export:
 
     def _bytes(self, file: ExportedFile) -> bytes:
         try:
-            data = (self._folder / file.path).read_bytes()
+            data = (self.folder / file.path).read_bytes()
         except OSError as exc:
             raise DataError(f"{file.path} of the export is missing: {exc.strerror or exc}.") from exc
         found = hashlib.sha256(data).hexdigest()
@@ -220,9 +220,24 @@ class Export:
 
 def newest_export(folder: Path) -> Export | None:
     """The export in `folder` with the latest `as_of`, None where there is no whole one."""
+    return next(iter(_newest_first(folder)), None)
+
+
+def prune_exports(folder: Path, keep: int) -> int:
+    """Remove all but the `keep` exports with the latest `as_of`; returns how many."""
+    old = _newest_first(folder)[keep:]
+    for export in old:
+        half = export.folder.with_name(f"{HALF}{export.folder.name}")
+        # Killed in between, it must not look whole either.
+        export.folder.rename(half)
+        shutil.rmtree(half)
+    return len(old)
+
+
+def _newest_first(folder: Path) -> list[Export]:
     places = [path.parent for path in folder.glob(f"*/{MANIFEST}") if not path.parent.name.startswith(HALF)]
     exports = [Export(place) for place in places]
-    return max(exports, key=lambda export: datetime.fromisoformat(export.manifest.as_of), default=None)
+    return sorted(exports, key=lambda e: datetime.fromisoformat(e.manifest.as_of), reverse=True)
 
 
 def _table(

@@ -120,6 +120,13 @@ def test_an_export_is_never_written_over(store: OfflineStore, tmp_path: Path) ->
         export(store, tmp_path / "one")
 
 
+def test_old_exports_are_removed_and_the_newest_stay(store: OfflineStore, tmp_path: Path) -> None:
+    for days in (1, 3, 2):
+        export(store, tmp_path / "out" / str(days), START + days * 24 * HOUR)
+    assert exports.prune_exports(tmp_path / "out", 2) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["2", "3"]
+
+
 def test_a_file_that_changed_is_refused(store: OfflineStore, tmp_path: Path) -> None:
     manifest = export(store, tmp_path / "one")
     path = tmp_path / "one" / manifest.files[0].path
