@@ -32,6 +32,7 @@ from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.events import EventQuery
 from levibot.stores.exports import prune_exports, write_export
+from levibot.stores.history_parts import load_parts
 from levibot.stores.offline import FeaturesAt, OfflineStore
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.ticks import TickStore
@@ -166,6 +167,11 @@ class FeatureHistory:
         answered differently from now on.
         """
         return (await self._pass(assume_available_at_close=True)).n_rows
+
+    async def load_parts(self, folder: str, assume_available_at_close: bool = False) -> int:
+        """Take the files of a backfill; returns how many rows were new. See `history_parts.load_parts`."""
+        take = partial(load_parts, folder=Path(folder), assume_available_at_close=assume_available_at_close)
+        return await self._ask(take)
 
     async def load_from_the_start(self) -> int:
         """Compute everything again and add what differs; returns how many rows that were."""

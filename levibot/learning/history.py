@@ -24,6 +24,7 @@ from levibot.features.view import FeatureView
 from levibot.learning.labels import forward_returns
 from levibot.learning.signal import SignalParameters
 from levibot.market.bars import FIELDS, Bars, Panel, to_datetime
+from levibot.stores.history_parts import SAME_WITHIN
 from levibot.stores.history_rows import Rows, Series
 from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
@@ -34,8 +35,6 @@ T = TypeVar("T")
 STEP_ROWS = 4096
 # A late bar is looked for in so many rows before those that the warm-up reads.
 CHECKED_ROWS = 24 * 7
-# Two windows give the same value but for rounding; a correction moves it by more.
-SAME_WITHIN = 1e-9
 
 Digests = dict[str, dict[str, int]]
 
