@@ -30,7 +30,8 @@ from levibot.stores.history_writer import HistoryWriter
 from levibot.stores.query_profile import PROFILE, QueryProfile
 from levibot.stores.training_set import TrainingSet, assemble
 
-THREADS = 2
+# Beside the jobs that learn: the catalogue and some months of newest rows are small.
+LIMITS: dict[str, str | bool | int | float | list[str]] = {"threads": 2, "memory_limit": "1GB"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class OfflineStore:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            db = duckdb.connect(str(folder / "history.duckdb"), config={"threads": THREADS})
+            db = duckdb.connect(str(folder / "history.duckdb"), config=LIMITS)
         except (OSError, duckdb.Error) as exc:
             raise StoreError(
                 f"The feature history in {folder} cannot be opened: {exc}.",
