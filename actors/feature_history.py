@@ -33,6 +33,7 @@ from levibot.stores.connect import open_ticks
 from levibot.stores.events import EventQuery
 from levibot.stores.exports import prune_exports, write_export
 from levibot.stores.history_parts import load_parts
+from levibot.stores.history_rows import instant_us
 from levibot.stores.offline import FeaturesAt, OfflineStore
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.ticks import TickStore
@@ -127,17 +128,21 @@ class FeatureHistory:
         Raises NotReady before the first row, UsageError as `OfflineStore.get_training_set` does.
         """
         settings = self._settings
-        as_of = as_of or self._clock.now()
-        end = end or as_of
+        for name, given in (("start", start), ("end", end), ("as_of", as_of)):
+            if given is not None:
+                instant_us(name, given)
+        now = await self._ask(OfflineStore.now)
+        known = as_of or now
+        end = end or known
         labels = [label_name(bars) for bars in SignalParameters().horizons_bars]
-        finished_by = min(as_of, end - timedelta(microseconds=1))
+        finished_by = min(known, end - timedelta(microseconds=1))
         bars = await self._guard.call(self._bars)
-        bars = {symbol: known for symbol, of in bars.items() if len(known := of.closed_by(finished_by))}
-        if not bars:
+        bars = {symbol: of.closed_by(finished_by) for symbol, of in bars.items()}
+        if not any(len(of) for of in bars.values()):
             raise NotReady(f"No bars of {settings.market_id} are finished at {finished_by.isoformat()}.")
-        first = min(to_datetime(of.ts[0]) for of in bars.values())
+        first = min(to_datetime(of.ts[0]) for of in bars.values() if len(of))
         start = start or first
-        folder = export_folder(settings.home, as_of, start, end)
+        folder = export_folder(settings.home, known, start, end)
         if not folder.exists():
             write = partial(
                 write_export,
@@ -146,7 +151,7 @@ class FeatureHistory:
                 labels=labels,
                 start=start,
                 end=end,
-                as_of=as_of,
+                as_of=known,
                 market_id=settings.market_id,
                 bars=bars,
             )

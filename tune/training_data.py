@@ -56,9 +56,11 @@ def read_export(folder: Path, view: FeatureView, market_id: str, until: datetime
         raise DataError(f"The export has no bars that are finished at {until.isoformat()}.")
     panel = Panel.align(bars)
     features = export.features(view, panel.closes_at)
-    # Bars whose features were not in the export would be rows without features, unseen by anybody.
-    has_bar = ~np.isnan(panel.close)
-    n_without = int((has_bar & ~np.isfinite(features).any(axis=2)).sum())
+    # A bar whose row was not exported would be one without features, unseen by anybody.
+    n_without = sum(
+        len(np.setdiff1d(of.ts + np.timedelta64(of.interval), export.event_ts(symbol)))
+        for symbol, of in bars.items()
+    )
     if n_without:
         raise DataError(
             f"The export has {n_without} bars without features.", hint="Write one over the whole history."

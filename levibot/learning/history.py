@@ -207,8 +207,9 @@ def step_rows(
     rows = []
     series = Series.of_view(view)
     for column, symbol in enumerate(panel.symbols):
+        # Every bar has its row, also one whose features are all missing: that is known of it.
         kept = np.arange(begin - lead, end - lead)
-        kept = kept[np.isfinite(features[kept, column]).any(axis=1)]
+        kept = kept[~np.isnan(cut.close[kept, column])]
         if len(kept):
             rows.append(Rows(series, symbol, closes_at[kept], closes_at[kept], features[kept, column]))
     vol_slow = features[:, :, view.index("vol_slow")]

@@ -182,6 +182,11 @@ class Export:
                 out[rows, column, k] = table[name].to_numpy()[ours]
         return out
 
+    def event_ts(self, symbol: str) -> TimeArray:
+        """(N,) the times of the feature rows of one symbol, datetime64[us] UTC. Raises as `bars` does."""
+        column = self._read("features", symbol, ("event_ts",))["event_ts"].to_numpy()
+        return np.asarray(column, dtype="datetime64[us]")
+
     def table(self, symbol: str) -> pa.Table:
         """event_ts, features and labels of one symbol. Raises as `bars` does."""
         manifest = self.manifest

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import actors
@@ -131,8 +135,25 @@ async def test_an_export_of_something_else_is_refused(
         read_export(folder, CORE, "another", until)
     with pytest.raises(DataError, match="no bars that are finished at"):
         read_export(folder, CORE, settings.market_id, MARKET_START)
+    with pytest.raises(DataError, match="2 bars without features"):
+        read_export(without_rows(folder), CORE, settings.market_id, until)
     with pytest.raises(DataError, match="is no export"):
         read_export(tmp_path / "nowhere", CORE, settings.market_id, until)
+
+
+def without_rows(folder: Path) -> Path:
+    """A copy whose manifest and files lack the last row of January of each symbol."""
+    copy = folder.with_name("cut")
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for file in manifest["files"]:
+        if (file["part"], file["month"]) == ("features", "2020-01"):
+            path = copy / file["path"]
+            table = pq.read_table(path)
+            pq.write_table(table.slice(0, table.num_rows - 1), path)
+            file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
 
 
 def test_the_actor_is_asked_by_the_name_that_it_has() -> None:
