@@ -116,7 +116,7 @@ async def test_an_export_is_written_once_for_one_question(actor: FeatureHistory)
     as_of = actor._clock.now()
     folder = await actor.export(as_of=as_of)
     assert await actor.export(as_of=as_of) == folder
-    with pytest.raises(UsageError, match="end is .*, without a time zone"):
+    with pytest.raises(UsageError, match=r"end is .*, without a time zone"):
         await actor.export(end=as_of.replace(tzinfo=None))
     export = Export(Path(folder))
     export.check()
