@@ -473,3 +473,39 @@ def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from levibot.clock import ManualClock
+from levibot.stores import history_writer
+from levibot.stores.offline import OfflineStore
+from tests.levibot.stores.test_offline import HOUR, START, fill
+
+at, written, whole = int(sys.argv[2]), 0, history_writer.write_segment
+def until(*arguments):
+    global written
+    written += 1
+    if written == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*arguments)
+history_writer.SEGMENT_ROWS = 3
+history_writer.write_segment = until
+store = OfflineStore.open(Path(sys.argv[1]), "test", ManualClock(START + 100 * HOUR))
+fill(store, marks={"done": "yes"})
+"""
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_batch_that_is_killed_midway_is_not_there_and_can_be_repeated(
+    tmp_path: Path, clock: ManualClock, at: int
+) -> None:
+    assert run_python(KILLED, str(tmp_path), str(at)).returncode == -9
+    store = OfflineStore.open(tmp_path, "test", clock)
+    assert store.series() == []
+    assert store.mark("done") is None
+    assert list(tmp_path.rglob("*.arrow*")) == []
+    fill(store)
+    assert len(all_of(store, clock.now())) == 2 * 60
+    store.close()
