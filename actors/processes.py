@@ -14,6 +14,7 @@ from actors import (
     NAMESPACE,
     dead_letter_replayer,
     event_log,
+    feature_history,
     feature_monitor,
     feature_shard,
     market_feed,
@@ -28,6 +29,7 @@ NAMES = (
     event_log.NAME,
     market_feed.NAME,
     online_features.NAME,
+    feature_history.NAME,
     dead_letter_replayer.NAME,
     feature_monitor.NAME,
 )

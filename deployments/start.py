@@ -5,7 +5,15 @@ from __future__ import annotations
 import ray
 from ray import serve
 
-from actors import NAMESPACE, dead_letter_replayer, event_log, feature_monitor, market_feed, online_features
+from actors import (
+    NAMESPACE,
+    dead_letter_replayer,
+    event_log,
+    feature_history,
+    feature_monitor,
+    market_feed,
+    online_features,
+)
 from deployments.app import app
 from levibot.settings import Settings
 from levibot.telemetry.logging import configure_logging
@@ -20,7 +28,15 @@ def main() -> None:
     # The cluster that RAY_ADDRESS names, never one that happens to be on the host.
     ray.init(address="auto", namespace=NAMESPACE, logging_level="WARNING", log_to_driver=False)
     # The log first: the others tell it what they do. They come up by themselves, and nobody waits for them.
-    for actor in (event_log, dead_letter_replayer, online_features, market_feed, feature_monitor):
+    detached = (
+        event_log,
+        dead_letter_replayer,
+        online_features,
+        feature_history,
+        market_feed,
+        feature_monitor,
+    )
+    for actor in detached:
         actor.start(settings)
     http_options = {
         "host": settings.http_host,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -17,12 +18,14 @@ from levibot.features.engine import compute
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel
 from levibot.learning.training import train
-from levibot.market.bars import Panel, to_datetime, to_datetime64
+from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
 from levibot.monitoring.references import TrainingReference
 from levibot.settings import Settings
 from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.embedded import endpoints
 from levibot.stores.registry import content_key
 from levibot.telemetry.logging import configure_logging
+from tune.training_data import TrainingData, ask_for_export, read_export
 
 log = structlog.get_logger()
 
@@ -47,37 +50,62 @@ async def read_panel(settings: Settings, until: datetime) -> Panel:
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
 @ray.remote(num_cpus=0.5, max_retries=2)
 def fit(
-    panel: Panel, train_start: datetime, train_end: datetime, seed: int, level: str
+    panel: Panel,
+    features: FloatArray | None,
+    train_start: datetime,
+    train_end: datetime,
+    seed: int,
+    level: str,
 ) -> tuple[SignalModel, TrainingReference]:
-    """Train on a worker of the cluster, where the panel is read from shared memory."""
+    """Train on a worker of the cluster, where the panel and its features are read from shared memory."""
     configure_logging(level, "train")
-    features = compute(CORE, panel)
+    features = compute(CORE, panel) if features is None else features
     model = train(
         panel,
         view=CORE,
+        features=features,
         seed=seed,
         train_start=train_start,
         train_end=train_end,
-        features=features,
         progress=lambda done, total, what: log.info("training", done=done, total=total, step=what),
     )
     first, last = np.searchsorted(panel.ts, [to_datetime64(train_start), to_datetime64(train_end)])
     return model, TrainingReference.of(model, features[first:last])
 
 
-def run(settings: Settings, until: datetime, activate: bool) -> str:
-    """Train on the stored bars, publish the version and, if asked, make it live. Returns the version."""
-    panel = asyncio.run(read_panel(settings, until))
+def read_data(settings: Settings, until: datetime, export: Path | None) -> TrainingData:
+    """The export, or the one that the feature history gives, or the bars where there is none."""
+    folder = export or ask_for_export(until)
+    if folder is None:
+        return TrainingData(asyncio.run(read_panel(settings, until)))
+    return read_export(folder, CORE, settings.market_id, until)
+
+
+def run(settings: Settings, until: datetime, activate: bool, export: Path | None = None) -> str:
+    """Train on what is known, publish the version and, if asked, make it live. Returns the version."""
+    if export is None:
+        # Said before a cluster is looked for: without stores there is nothing to learn from.
+        endpoints(settings)
+    ray.init(address="auto", logging_level="WARNING")
+    data = read_data(settings, until, export)
+    panel = data.panel
     train_end = to_datetime(panel.closes_at[-1])
     train_start = max(settings.train_start or to_datetime(panel.ts[0]), to_datetime(panel.ts[0]))
-    log.info("bars are read", rows=len(panel), symbols=len(panel.symbols), until=train_end.isoformat())
-    ray.init(address="auto", logging_level="WARNING")
-    model, reference = ray.get(fit.remote(panel, train_start, train_end, settings.seed, settings.log_level))
+    log.info(
+        "bars are read",
+        rows=len(panel),
+        symbols=len(panel.symbols),
+        until=train_end.isoformat(),
+        **data.metadata,
+    )
+    seed, level = settings.seed, settings.log_level
+    model, reference = ray.get(fit.remote(panel, data.features, train_start, train_end, seed, level))
     registry = open_registry(settings)
     metadata = {
         **model.metadata(),
         "market_id": settings.market_id,
         "source": settings.source,
+        **data.metadata,
     }
     files = model.to_files() | reference.to_files()
     # A job that is run again, and learns the same again, makes no second version.
@@ -93,14 +121,17 @@ def main(
         datetime | None, typer.Option(help="Train on bars finished by then, UTC (default: the market's now).")
     ] = None,
     activate: Annotated[bool, typer.Option(help="Make the new version live.")] = True,
+    export: Annotated[
+        Path | None, typer.Option(help="Learn from this export (default: a new one of the history).")
+    ] = None,
 ) -> None:
-    """Train a model on the bars of the tick store, register it and make it live."""
+    """Train a model on an export of the feature history, register it and make it live."""
     try:
         settings = Settings.load()
         configure_logging(settings.log_level, "train")
         # The store may hold bars of a recorded market that lie in its future.
         known = until.replace(tzinfo=until.tzinfo or UTC) if until else settings.clock().now()
-        run(settings, known, activate)
+        run(settings, known, activate, export)
     except LeviBotError as exc:
         sys.stderr.write(f"train: {exc}\n")
         raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc

@@ -66,6 +66,13 @@ CALLS = (
         "page",
     ),
     CallOut(
+        "actors/feature_history.py",
+        "the tick store: bars for the history",
+        ("loader", "_bars", "rebuilt"),
+        "the history waits, and loads what it missed at its next turn",
+        "_run",
+    ),
+    CallOut(
         "actors/feature_shard.py",
         "the tick store: a shard's bars",
         ("_part",),
@@ -267,10 +274,13 @@ UNGUARDED: Mapping[str, str] = {
     "actors/online_features.py:poke": "nobody waits for it; the actor looks by itself every second",
     "levibot/commands/backtest.py": "an operator waits, and the error is the answer",
     "levibot/commands/dead_letters.py": "an operator waits, and the error is the answer",
+    "levibot/commands/feature_parity.py": "an operator waits, and the error is the answer",
     "levibot/commands/market.py": "an operator waits, and the error is the answer",
     "levibot/commands/stores.py": "an operator waits, and the error is the answer",
     "levibot/launch/up.py": "an operator waits; a start that fails ends what it has begun, and says why",
     "levibot/stores/connect.py": "opens for others, who guard their calls",
     "levibot/stores/online.py": "opens for others, who guard their calls",
+    "tune/backfill_features.py": "a job: it is run again, and what was done is not done twice",
     "tune/train.py": "a job: Ray repeats its task; one that fails publishes nothing",
+    "tune/training_data.py": "a job: without an export it reads the bars, and says so",
 }

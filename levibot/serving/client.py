@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import httpx
 
 from levibot.errors import LeviBotError, NotReady, UnknownSymbol, UsageError
+from levibot.stores.event import Event
 
 # UnicodeError: a host name that cannot be one.
 NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
 TIMEOUT_S = 30.0
+# Events a page: what the API gives at most.
+PAGE = 1000
 SIGNAL_FIELDS = {"symbol", "as_of", "probability_up", "target_position", "freshness", "source"}
 # What an error of the API means for the caller; any other says that there is no answer now.
 KIND_OF_CODE = {kind.code: kind for kind in (UnknownSymbol, UsageError)} | {"bad_request": UsageError}
@@ -21,15 +25,45 @@ def predict(base: str, symbol: str) -> dict[str, Any]:
     try:
         answer = httpx.post(f"{base}/ai/predict", json={"symbol": symbol}, timeout=TIMEOUT_S)
     except NO_ANSWER as exc:
-        reason = str(exc).rstrip(".")
-        hint = "Start it with `python -m levibot up`."
-        raise NotReady(f"{base} does not answer: {reason}.", hint=hint) from exc
+        raise _no_answer(base, exc) from exc
     body = _object(answer)
     if answer.status_code != 200:
         raise _error_of(body, base)
     if not body.keys() >= SIGNAL_FIELDS:
         raise NotReady(f"{base} answers, but not with a signal.", hint="Is it LeviBot that runs there?")
     return body
+
+
+def events(
+    base: str, event_type: str, *, since: datetime | None = None, limit: int | None = None
+) -> list[Event]:
+    """Events of one type, newest first: all since then, or the newest `limit`. Raises as `predict` does."""
+    found: list[Event] = []
+    asked: dict[str, Any] = {"event_type": event_type, "limit": min(limit or PAGE, PAGE)}
+    if since is not None:
+        asked["since"] = since.isoformat()
+    while True:
+        try:
+            answer = httpx.get(f"{base}/events", params=asked, timeout=TIMEOUT_S)
+        except NO_ANSWER as exc:
+            raise _no_answer(base, exc) from exc
+        body = _object(answer)
+        if answer.status_code != 200:
+            raise _error_of(body, base)
+        try:
+            found += [_event(entry) for entry in body["events"]]
+            cursor = body["next_cursor"]
+        except (KeyError, TypeError, ValueError) as exc:
+            hint = "Is it LeviBot that runs there?"
+            raise NotReady(f"{base} answers, but not with events.", hint=hint) from exc
+        if cursor is None or (limit is not None and len(found) >= limit):
+            return found[:limit]
+        asked["after"] = cursor
+
+
+def _event(entry: dict[str, Any]) -> Event:
+    fields = {name: entry[name] for name in ("event_type", "symbol", "payload", "trace_id", "event_id")}
+    return Event(ts=datetime.fromisoformat(entry["ts"]), **fields)
 
 
 def readiness(base: str) -> dict[str, Any]:
@@ -41,6 +75,11 @@ def readiness(base: str) -> dict[str, Any]:
     if isinstance(body.get("ready"), bool):
         return body
     return {"ready": False, "reasons": [_error_of(body, base).message]}
+
+
+def _no_answer(base: str, exc: Exception) -> NotReady:
+    reason = str(exc).rstrip(".")
+    return NotReady(f"{base} does not answer: {reason}.", hint="Start it with `python -m levibot up`.")
 
 
 def _object(answer: httpx.Response) -> dict[str, Any]:

@@ -154,6 +154,16 @@ class Metrics:
             ("feature",),
             registry=registry,
         )
+        self.feature_parity_checked = Counter(
+            "levibot_feature_parity_checked_total",
+            "Served feature values that were rebuilt from history.",
+            registry=registry,
+        )
+        self.feature_parity_differences = Counter(
+            "levibot_feature_parity_differences_total",
+            "Served feature values that history gives differently.",
+            registry=registry,
+        )
         self.build_info = Gauge(
             "levibot_build_info",
             "Always 1; the version is in the label.",

@@ -89,7 +89,13 @@ async def test_what_the_log_refuses_is_an_answer_and_not_a_failure_of_the_call(a
 
 async def test_the_profile_of_each_process_is_collected_and_the_silent_are_named(actor: Any) -> None:
     said = {one.process: one for one in await Processes("test").ask("slow_queries")}
-    assert set(said) == {"event_log", "market_feed", "online_features", "dead_letter_replayer"}
+    assert set(said) == {
+        "event_log",
+        "market_feed",
+        "online_features",
+        "feature_history",
+        "dead_letter_replayer",
+    }
     queries = said["event_log"].answer
     assert {"clickhouse"} == {query["store"] for query in queries}
     assert "append" in {query["query"] for query in queries}

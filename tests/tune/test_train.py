@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+import actors
+from actors import feature_history
+from levibot.clock import ManualClock
 from levibot.errors import DataError
+from levibot.features.engine import compute
+from levibot.features.views import CORE
+from levibot.learning.history import HistoryLoader, label_name
+from levibot.learning.training import hash_panel
 from levibot.market.bars import Bars, Panel
 from levibot.market.price_process import MARKET_START
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings
+from levibot.stores.exports import Export, write_export
+from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
+from tune import training_data
 from tune.train import main, read_panel
+from tune.training_data import read_export
 
 HOUR = timedelta(hours=1)
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -72,6 +87,79 @@ async def test_without_bars_the_job_says_how_to_load_them(
     await tick_store.write_many(settings.market_id, market.values())
     with pytest.raises(DataError, match="No bars"):
         await read_panel(settings, MARKET_START)
+
+
+@pytest.fixture
+async def history_export(
+    tick_store: TickStore, settings: Settings, tmp_path: Path
+) -> tuple[Path, dict[str, Bars]]:
+    """An export of a loaded history, and the bars that it was made of."""
+    source = SimulatedSource(SYMBOLS, HOUR, seed=7, edge=0.03)
+    bars = {s: source.bars(s, MARKET_START, MARKET_START + 1500 * HOUR) for s in SYMBOLS}
+    await tick_store.write_many(settings.market_id, bars.values())
+    clock = ManualClock(MARKET_START + 1500 * HOUR)
+    store = OfflineStore.open(tmp_path / "history", settings.market_id, clock)
+    place = {"market_id": settings.market_id, "symbols": SYMBOLS, "interval": HOUR, "view": CORE}
+    await HistoryLoader(tick_store, store, **place).load(clock.now())
+    span = (MARKET_START, clock.now() + HOUR, clock.now())
+    of = {"market_id": settings.market_id, "bars": bars}
+    write_export(store, tmp_path / "export", CORE, [label_name(8)], *span, **of)
+    store.close()
+    return tmp_path / "export", bars
+
+
+@pytest.mark.stores
+async def test_an_export_gives_the_panel_and_the_features_that_the_bars_give(
+    history_export: tuple[Path, dict[str, Bars]], settings: Settings
+) -> None:
+    folder, _ = history_export
+    until = MARKET_START + 1400.5 * HOUR
+    data = read_export(folder, CORE, settings.market_id, until)
+    panel = await read_panel(settings, until)
+    assert hash_panel(data.panel) == hash_panel(panel)
+    assert data.features is not None
+    np.testing.assert_allclose(data.features, compute(CORE, panel), rtol=1e-9, atol=1e-12)
+    assert data.metadata == {
+        "training_data": "export",
+        "export_data_hash": Export(folder).manifest.data_hash,
+    }
+
+
+@pytest.mark.stores
+async def test_an_export_of_something_else_is_refused(
+    history_export: tuple[Path, dict[str, Bars]], settings: Settings, tmp_path: Path
+) -> None:
+    folder, _ = history_export
+    until = MARKET_START + 1400 * HOUR
+    with pytest.raises(DataError, match=r"is of market simulated.*, not another"):
+        read_export(folder, CORE, "another", until)
+    with pytest.raises(DataError, match="no bars that are finished at"):
+        read_export(folder, CORE, settings.market_id, MARKET_START)
+    with pytest.raises(DataError, match="2 bars without features"):
+        read_export(without_rows(folder), CORE, settings.market_id, until)
+    with pytest.raises(DataError, match="is no export"):
+        read_export(tmp_path / "nowhere", CORE, settings.market_id, until)
+
+
+def without_rows(folder: Path) -> Path:
+    """A copy whose manifest and files lack the last row of January of each symbol."""
+    copy = folder.with_name("cut")
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for file in manifest["files"]:
+        if (file["part"], file["month"]) == ("features", "2020-01"):
+            path = copy / file["path"]
+            table = pq.read_table(path)
+            pq.write_table(table.slice(0, table.num_rows - 1), path)
+            file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_the_actor_is_asked_by_the_name_that_it_has() -> None:
+    assert training_data.NAMESPACE == actors.NAMESPACE
+    assert training_data.HISTORY == feature_history.NAME
+    assert callable(feature_history.FeatureHistory.export_until)
 
 
 CLOCK = {"LEVIBOT_REPLAY_START": "2024-01-01", "LEVIBOT_REPLAY_WALL_START": "2024-01-01"}

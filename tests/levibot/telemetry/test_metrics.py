@@ -27,6 +27,8 @@ OUTSIDE = {
     ("levibot_rows_rejected", "counter", ("table", "reason")),
     ("levibot_feature_staleness_limit_seconds", "gauge", ()),
     ("levibot_feature_staleness_seconds", "gauge", ("symbol",)),
+    ("levibot_feature_parity_checked", "counter", ()),
+    ("levibot_feature_parity_differences", "counter", ()),
     ("levibot_build_info", "gauge", ("version",)),
 }
 
