@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from levibot.commands.feature_parity import parity
+from levibot.commands.feature_report import report
 from levibot.commands.shared import (
     EdgeOption,
     JsonFlag,
@@ -32,6 +34,9 @@ group = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+group.command("parity")(parity)
+group.command("report")(report)
 
 ViewOption = Annotated[str, typer.Option("--view", help="the view")]
 DEFAULT_VIEW = "core"
