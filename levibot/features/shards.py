@@ -10,9 +10,8 @@ import numpy as np
 
 from levibot.errors import UsageError
 from levibot.features.engine import compute_tail
-from levibot.features.feature import Feature
 from levibot.features.view import FeatureView
-from levibot.market.bars import FIELDS, FloatArray, Panel
+from levibot.market.bars import FloatArray, Panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,6 @@ class Shard:
         return tuple(s for s in symbols if zlib.crc32(s.encode()) % self.count == self.index)
 
 
-def reads_others(feature: Feature) -> bool:
-    """Whether a symbol's value depends on other symbols. A test holds it against what the formulas do."""
-    return feature.family == "cross_asset" or feature.name.startswith("relative_trend_")
-
-
 def compute_tail_of(view: FeatureView, panel: Panel, rows: int, owned: Sequence[str]) -> FloatArray:
     """The columns of `owned` in `compute_tail(view, panel, rows)`: (rows, len(owned), F).
 
@@ -51,10 +45,8 @@ def compute_tail_of(view: FeatureView, panel: Panel, rows: int, owned: Sequence[
     out = np.full((rows, len(columns), len(view.features)), np.nan)
     if not columns:
         return out
-    fields = (getattr(panel, field)[:, columns] for field in FIELDS)
-    alone = Panel(tuple(owned), panel.interval, panel.ts, *fields)
-    for across, bars, kept in ((True, panel, columns), (False, alone, list(range(len(columns))))):
-        places = [place for place, feature in enumerate(view.features) if reads_others(feature) is across]
+    for across, bars, kept in ((True, panel, columns), (False, panel.of(owned), list(range(len(columns))))):
+        places = [place for place, feature in enumerate(view.features) if feature.reads_others is across]
         if places:
             part = FeatureView(view.name, tuple(view.features[place] for place in places))
             out[:, :, places] = compute_tail(part, bars, rows)[:, kept]

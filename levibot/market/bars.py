@@ -5,7 +5,7 @@ A bar's `ts` is its opening instant. What it holds is known at `ts + interval`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -153,6 +153,11 @@ class Panel:
     def columns(self, columns: slice) -> Panel:
         """A cut of the symbols."""
         return self._with(lambda field: field[:, columns], self.symbols[columns])
+
+    def of(self, symbols: Sequence[str]) -> Panel:
+        """The columns of some of the symbols, in that order. Raises ValueError on one that is not there."""
+        columns = [self.symbols.index(symbol) for symbol in symbols]
+        return self._with(lambda values: values[:, columns], tuple(symbols))
 
     def by_symbol(self) -> Panel:
         """The same bars with each symbol's series contiguous in memory; copied only where they are not."""
