@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-RULES = Path(__file__).resolve().parents[2] / "ops" / "prometheus" / "rules" / "features.yml"
+FOLDER = Path(__file__).resolve().parents[2] / "ops" / "prometheus" / "rules"
+RULES = FOLDER / "features.yml"
 LIMIT = "levibot_feature_staleness_limit_seconds"
 STALENESS = 'levibot_feature_staleness_seconds{symbol="BTCUSDT"%s}'
 # A live market of hourly bars: they age by an hour and begin anew.
@@ -21,12 +22,19 @@ def series(values: str, process: str = "") -> dict[str, str]:
     return {"series": STALENESS % (f',process="{process}"' if process else ""), "values": values}
 
 
-def firing(tmp_path: Path, inputs: list[dict[str, str]], minute: int, alert: str, symbols: list[str]) -> str:
+def firing(
+    tmp_path: Path,
+    inputs: list[dict[str, str]],
+    minute: int,
+    alert: str,
+    symbols: list[str],
+    path: Path = RULES,
+) -> str:
     """What promtool says against these symbols being under `alert` then; empty when it is so."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")
-    rules: dict[str, Any] = yaml.safe_load(RULES.read_text())
+    rules: dict[str, Any] = yaml.safe_load(path.read_text())
     for rule in rules["groups"][0]["rules"]:
         # Their text holds the value, which is not what is tested.
         del rule["annotations"]
@@ -91,3 +99,39 @@ def test_no_word_at_all_raises_the_third(tmp_path: Path) -> None:
 
 def test_the_check_itself_finds_an_alert_that_is_missing(tmp_path: Path) -> None:
     assert firing(tmp_path, [series("0x90"), HOURLY], 10, "FeaturesStale", ["BTCUSDT"]) != ""
+
+
+def drift(n_beyond: int, n_features: int = 20) -> list[dict[str, str]]:
+    """So many of the features are beyond a limit, for four hours."""
+    return [
+        {"series": f'levibot_feature_drift{{feature="f{k}"}}', "values": f"{int(k < n_beyond)}x240"}
+        for k in range(n_features)
+    ]
+
+
+def loss(value: float) -> dict[str, str]:
+    return {"series": 'levibot_drift_shadow_loss{model_version="v1"}', "values": f"{value}x240"}
+
+
+@pytest.mark.parametrize(("n_beyond", "minute", "fires"), [(2, 90, []), (3, 30, []), (3, 90, [""])])
+def test_one_feature_beyond_a_limit_is_noise_and_many_are_not(
+    tmp_path: Path, n_beyond: int, minute: int, fires: list[str]
+) -> None:
+    path = FOLDER / "drift.yml"
+    assert firing(tmp_path, drift(n_beyond), minute, "FeaturesDrift", fires, path) == ""
+
+
+@pytest.mark.parametrize(
+    ("n_beyond", "lost", "fires"), [(1, 0.05, [""]), (0, 0.05, []), (1, 0.01, []), (1, -0.05, [])]
+)
+def test_drift_on_a_day_of_losses_is_told_apart_from_either(
+    tmp_path: Path, n_beyond: int, lost: float, fires: list[str]
+) -> None:
+    inputs = [*drift(n_beyond), loss(lost)]
+    assert firing(tmp_path, inputs, 90, "DriftWithDamage", fires, FOLDER / "drift.yml") == ""
+
+
+def test_a_watch_that_has_stopped_is_said(tmp_path: Path) -> None:
+    seen = [{"series": "levibot_drift_checked_timestamp_seconds", "values": "0x240"}]
+    assert firing(tmp_path, seen, 50, "DriftUnwatched", [], FOLDER / "drift.yml") == ""
+    assert firing(tmp_path, seen, 70, "DriftUnwatched", [""], FOLDER / "drift.yml") == ""
