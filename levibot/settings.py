@@ -27,6 +27,8 @@ INTERVALS = {
 }
 # Instants outside these years are a slip of the pen, and would overflow further down.
 YEARS = range(1970, 2201)
+# A server of ours that starts later would find its port taken now and then.
+RAY_WORKER_PORTS = range(10002, 20000)
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
 
 
@@ -115,6 +117,14 @@ class Settings(BaseSettings):
     @classmethod
     def _check_symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_symbols(value)
+
+    @field_validator("http_port", "dashboard_port")
+    @classmethod
+    def _not_of_workers(cls, value: int) -> int:
+        if value in RAY_WORKER_PORTS:
+            first, last = RAY_WORKER_PORTS[0], RAY_WORKER_PORTS[-1]
+            raise ValueError(f"Ray gives the ports {first} to {last} to its workers; take another")
+        return value
 
     @field_validator("train_start", "replay_start", "replay_wall_start")
     @classmethod

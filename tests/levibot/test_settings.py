@@ -42,6 +42,11 @@ def test_an_option_wins_over_a_variable_and_a_variable_over_the_default(
         ({"symbols": " , "}, "LEVIBOT_SYMBOLS is ()"),
         ({"symbols": "AB,ab"}, "AB is named twice."),
         ({"http_port": 0}, "LEVIBOT_HTTP_PORT is 0"),
+        (
+            {"http_port": 12000},
+            "LEVIBOT_HTTP_PORT is 12000: Ray gives the ports 10002 to 19999 to its workers",
+        ),
+        ({"dashboard_port": 19999}, "LEVIBOT_DASHBOARD_PORT is 19999: Ray gives"),
         ({"train_start": "0001-01-01T00:00+05:00"}, "the year is not one of 1970 to 2200."),
         ({"replay_start": "9999-12-31T23:00-05:00"}, "the year is not one of 1970 to 2200."),
         ({"home": "~no-such-user/x"}, "LEVIBOT_HOME is '~no-such-user/x'"),
