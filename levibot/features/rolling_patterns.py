@@ -62,9 +62,9 @@ def _entropy(
     share = np.maximum(counts, 1.0) / window_bars
     terms = -(counts / window_bars) * np.log(share) / math.log(n_codes)
     # Whole numbers add up without rounding, whatever came and went before.
-    units = np.rint(terms * UNITS).astype(np.int64)
+    rounded = np.rint(terms * UNITS).astype(np.int64)
     out = np.empty(rows.shape)
-    _count(codes, n_codes, window_bars, units, UNITS, out)
+    _count(codes, n_codes, window_bars, rounded, UNITS, out)
     return out.T
 
 
@@ -101,7 +101,7 @@ def _count(
     codes: npt.NDArray[np.int8],
     n_codes: int,
     window: int,
-    units: npt.NDArray[np.int64],
+    terms: npt.NDArray[np.int64],
     units_of_one: float,
     out: FloatArray,
 ) -> None:
@@ -114,12 +114,12 @@ def _count(
         for row in range(n_rows):
             gone = codes[s, row - window] if row >= window else -1
             if gone >= 0:
-                total += units[count[gone] - 1] - units[count[gone]]
+                total += terms[count[gone] - 1] - terms[count[gone]]
                 count[gone] -= 1
                 known -= 1
             code = codes[s, row]
             if code >= 0:
-                total += units[count[code] + 1] - units[count[code]]
+                total += terms[count[code] + 1] - terms[count[code]]
                 count[code] += 1
                 known += 1
             out[s, row] = total / units_of_one if known == window else np.nan

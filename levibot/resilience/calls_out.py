@@ -275,6 +275,8 @@ UNGUARDED: Mapping[str, str] = {
     "levibot/commands/backtest.py": "an operator waits, and the error is the answer",
     "levibot/commands/dead_letters.py": "an operator waits, and the error is the answer",
     "levibot/commands/feature_parity.py": "an operator waits, and the error is the answer",
+    "levibot/commands/feature_report.py": "an operator waits, and the error is the answer",
+    "levibot/commands/features.py": "an operator waits, and the error is the answer",
     "levibot/commands/market.py": "an operator waits, and the error is the answer",
     "levibot/commands/stores.py": "an operator waits, and the error is the answer",
     "levibot/launch/up.py": "an operator waits; a start that fails ends what it has begun, and says why",

@@ -95,6 +95,7 @@ async def test_the_profile_of_each_process_is_collected_and_the_silent_are_named
         "online_features",
         "feature_history",
         "dead_letter_replayer",
+        "feature_monitor",
     }
     queries = said["event_log"].answer
     assert {"clickhouse"} == {query["store"] for query in queries}

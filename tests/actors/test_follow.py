@@ -213,6 +213,10 @@ async def test_an_unforeseen_error_does_not_end_the_features(
     monkeypatch.setattr(online_features, "Materialiser", StumblingMaterialiser)
     features = OnlineFeatures(settings)
     await until(lambda: features._newest is not None)
-    assert (await features.status()) == {"event_time": START.isoformat(), "problem": ""}
+    assert (await features.status()) == {
+        "event_time": START.isoformat(),
+        "problem": "",
+        "expected": list(settings.symbols),
+    }
     assert "the computing of features failed and begins again" in caplog.text
     await end(features._loop)
