@@ -29,6 +29,11 @@ OUTSIDE = {
     ("levibot_feature_staleness_seconds", "gauge", ("symbol",)),
     ("levibot_feature_parity_checked", "counter", ()),
     ("levibot_feature_parity_differences", "counter", ()),
+    ("levibot_feature_psi", "gauge", ("feature",)),
+    ("levibot_feature_drift", "gauge", ("feature",)),
+    ("levibot_feature_importance", "gauge", ("feature",)),
+    ("levibot_drift_shadow_loss", "gauge", ("model_version",)),
+    ("levibot_drift_checked_timestamp_seconds", "gauge", ()),
     ("levibot_build_info", "gauge", ("version",)),
 }
 
