@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import asdict
 from datetime import date
@@ -145,7 +146,7 @@ class FeatureMonitor:
         if weighed.change is not None:
             moved = list(weighed.change.moved.items())[:MAX_MOVED]
             correlation = weighed.change.correlation
-            payload["rank_correlation"] = None if correlation != correlation else correlation
+            payload["rank_correlation"] = None if math.isnan(correlation) else correlation
             payload["moved"] = {name: {"before": old, "after": new} for name, (old, new) in moved}
         self._events.tell(
             [Event(event_type="feature_importance", symbol="", ts=weighed.as_of, payload=payload)]

@@ -174,7 +174,7 @@ async def test_a_frozen_primary_costs_seconds_and_takes_no_writes_when_it_return
 
 
 # Slow, and not a promise: where a failover begins before both replicas follow the restarted primary, writes
-# that one of them had confirmed are gone, as the next test shows.
+# that one of them had confirmed may be gone, as the next test shows.
 @pytest.mark.slow
 async def test_a_primary_that_is_back_before_it_is_missed_has_every_acknowledged_write(
     group: RedisGroup, writers: Writers
