@@ -27,7 +27,7 @@ EVENTS_TIMEOUT_S = 5.0
 async def open_ticks(settings: Settings) -> TickStore:
     """The tick store. Raises NotReady before the first start, StoreUnavailable when it does not answer."""
     return await TickStore.open(
-        endpoints(settings).postgres_dsn,
+        settings.postgres_dsn or endpoints(settings).postgres_dsn,
         timeout_s=settings.store_timeout_s,
         limits=PoolLimits(settings.postgres_pool_min, settings.postgres_pool_max),
         replica_dsn=settings.postgres_replica_dsn,
