@@ -35,7 +35,6 @@ class Counted:
             "counted": self.family.n_trials,
             "distinct": self.family.n_distinct,
             "effective": self.family.n_effective,
-            "correlation": self.family.correlation,
             "hold_out": {
                 "name": self.hold_out.name,
                 "start": self.hold_out.start.isoformat(),

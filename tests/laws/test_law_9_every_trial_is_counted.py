@@ -282,4 +282,4 @@ def test_a_backtest_over_the_hold_out_is_a_look_in_its_own_report() -> None:
     july = HoldOut("july", datetime(2020, 7, 10, tzinfo=UTC), datetime(2020, 9, 1, tzinfo=UTC))
     book = replace(new_book(), hold_out=july)
     assert [backtest(book).to_json()["trials"]["hold_out"]["looks"] for _ in range(2)] == [1, 2]
-    assert book.family("", july.start, july.end) == Family(1, 1, 0.0, 1.0, 0.0)
+    assert book.family("", july.start, july.end) == Family(1, 1, 1.0, 0.0)

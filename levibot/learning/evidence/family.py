@@ -22,29 +22,26 @@ class Family:
     """What `deflated_sharpe` needs to know of the trials that a result was the best of.
 
     n_trials: as often as a score was written down. n_distinct: of these, the configurations that came out
-    differently; the largest budget stands for the smaller ones of the same configuration. correlation: mean
-    over their pairs, 0 or more. n_effective: how many independent ones they are worth, >= 1. sharpe_variance:
-    across the distinct ones, of ratios of one day.
+    differently; the largest budget stands for the smaller ones of the same configuration. n_effective: how
+    many independent ones the distinct ones are worth, >= 1. sharpe_variance: across them, of ratios of one
+    day.
     """
 
     n_trials: int
     n_distinct: int
-    correlation: float
     n_effective: float
     sharpe_variance: float
 
 
-ALONE = Family(1, 1, 0.0, 1.0, 0.0)
+ALONE = Family(1, 1, 1.0, 0.0)
 
 
 def family_of(trials: Sequence[Trial]) -> Family:
     """Count and weigh trials. Kinds that nothing was chosen from, and failed ones, are left out.
 
-    N = r + (1 - r) M (Bailey & López de Prado 2014, appendix 3) for M distinct trials with mean correlation r
-    of their daily returns. Where no two of them have returns, r is read off the spread of their ratios: M
-    trials without edge whose ratios of T days each err with variance (1 + S^2 / 2) / (T - 1) spread by
-    (1 - r) times that. Trials that differ in earnest spread more, so r is 0 then, and N is M: the careful
-    side.
+    Worth: that of `independent_ways` for those with daily returns, and 1 each for those of which only the
+    ratio is known; what these share with others narrows `sharpe_variance`, which is all that can be said.
+    One without a ratio, such as a flat account, is no candidate for the best and is worth nothing.
     No trials at all: a family of none, worth 1.
     """
     counted = [trial for trial in trials if trial.kind in CHOSEN_FROM and trial.status != "failed"]
@@ -58,45 +55,52 @@ def family_of(trials: Sequence[Trial]) -> Family:
     for trial in largest.values():
         returns = trial.daily_returns
         outcomes.setdefault(trial.trial_id if returns is None else pack_returns(returns), trial)
-    distinct = list(outcomes.values())
-    if len(distinct) < 2:
-        return Family(len(counted), len(distinct), 0.0, 1.0, 0.0)
-    ratios = np.array([t.net_sharpe for t in distinct if t.net_sharpe is not None]) / np.sqrt(DAYS_PER_YEAR)
-    variance = float(ratios.var(ddof=1)) if len(ratios) > 1 else 0.0
-    known = [trial for trial in distinct if trial.daily_returns is not None]
-    if len(known) > 1:
-        correlation = mean_correlation(known)
-    else:
-        correlation = _correlation_of_spread(distinct, ratios, variance)
-    worth = correlation + (1.0 - correlation) * len(distinct)
-    return Family(len(counted), len(distinct), correlation, worth, variance)
+    rated = [trial for trial in outcomes.values() if trial.net_sharpe is not None]
+    if len(rated) < 2:
+        return Family(len(counted), len(outcomes), 1.0, 0.0)
+    ratios = np.array([trial.net_sharpe for trial in rated], dtype=np.float64) / np.sqrt(DAYS_PER_YEAR)
+    known = [trial for trial in rated if trial.daily_returns is not None]
+    ways = independent_ways(known) if known else 0.0
+    worth = ways + (len(rated) - len(known))
+    return Family(len(counted), len(outcomes), worth, float(ratios.var(ddof=1)))
 
 
-def mean_correlation(trials: Sequence[Trial]) -> float:
-    """Mean over all pairs of the correlation of daily returns, on the days that both have; in [0, 1].
+def independent_ways(trials: Sequence[Trial]) -> float:
+    """In how many independent ways trials with daily returns differ from each other, plus one; in [1, M].
 
-    A pair that shares fewer than 20 days, and a trial that does not vary, count as 0. So does a mean below 0.
-    All of `trials` have returns, at least two of them.
+    The participation ratio 1 + (sum of eigenvalues)^2 / (sum of their squares) of the covariance of the
+    standardised returns less each day's mean over the trials, the squares without what noise adds to them.
+    M independent trials are worth M, and so are M that share a market: what all share moves the best of them
+    as it moves the rest, and `sharpe_variance` is of what they do not share. K groups of equals are worth K.
+    A pair that shares fewer than 20 days counts as one that has nothing in common.
     """
+    if len(trials) < 2:
+        return float(len(trials))
     first_days = np.array([np.datetime64(t.start.astimezone(UTC).replace(tzinfo=None), "D") for t in trials])
     offsets = (first_days - first_days.min()).astype(np.int64)
     width = max(int(at) + t.n_days for at, t in zip(offsets, trials, strict=True))
-    scaled = np.zeros((len(trials), width), dtype=np.float32)
+    own = np.zeros((len(trials), width), dtype=np.float32)
     there = np.zeros((len(trials), width), dtype=np.float32)
     for row, at, trial in zip(range(len(trials)), offsets, trials, strict=True):
         days = slice(int(at), int(at) + trial.n_days)
-        scaled[row, days] = _standardised(trial.daily_returns)
+        own[row, days] = _standardised(trial.daily_returns)
         there[row, days] = 1.0
-    total = 0.0
+    own = (own - own.sum(axis=0) / np.maximum(there.sum(axis=0), 1.0)) * there
+    variances = (own**2).sum(axis=1) / np.maximum(there.sum(axis=1), 1.0)
+    squares = float((variances**2).sum())
     for begin in range(0, len(trials), _ROWS_AT_ONCE):
         rows = slice(begin, begin + _ROWS_AT_ONCE)
         shared = there[rows] @ there.T
-        products = np.where(
-            shared >= MIN_SHARED_DAYS, (scaled[rows] @ scaled.T) / np.maximum(shared, 1.0), 0.0
-        )
-        total += float(products.sum(dtype=np.float64))
-        total -= float(np.diagonal(products, offset=begin).sum(dtype=np.float64))
-    return float(np.clip(total / (len(trials) * (len(trials) - 1)), 0.0, 1.0))
+        covariance = (own[rows] @ own.T) / np.maximum(shared, 1.0)
+        noise = variances[rows, None] * variances / np.maximum(shared, 1.0)
+        beyond = np.where(shared >= MIN_SHARED_DAYS, covariance**2 - noise, 0.0)
+        squares += float(beyond.sum(dtype=np.float64) - np.diagonal(beyond, offset=begin).sum())
+    total = float(variances.sum(dtype=np.float64))
+    # Rounding is all that is left of trials that do not differ.
+    if total <= 1e-6 * len(trials):
+        return 1.0
+    largest = float(len(trials))
+    return largest if squares <= 0.0 else float(np.clip(1.0 + total**2 / squares, 1.0, largest))
 
 
 def _standardised(returns: FloatArray | None) -> FloatArray:
@@ -106,11 +110,3 @@ def _standardised(returns: FloatArray | None) -> FloatArray:
     if deviation <= 1e-7 * np.max(np.abs(returns), initial=0.0):
         return np.zeros_like(returns)
     return np.asarray((returns - returns.mean()) / deviation)
-
-
-def _correlation_of_spread(trials: Sequence[Trial], ratios: FloatArray, variance: float) -> float:
-    n_days = [trial.n_days for trial in trials if trial.net_sharpe is not None and trial.n_days > 1]
-    if len(ratios) < 2 or not n_days:
-        return 0.0
-    expected = (1.0 + float(np.mean(ratios**2)) / 2.0) * float(np.mean(1.0 / (np.array(n_days) - 1.0)))
-    return float(np.clip(1.0 - variance / expected, 0.0, 1.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 
 import numpy as np
 from scipy.stats import norm
@@ -89,7 +89,7 @@ def _gradient(means: FloatArray) -> FloatArray:
 
 
 def _error(gradient: FloatArray, covariance: FloatArray, n: int) -> float:
-    return float(np.sqrt(max(0.0, gradient @ covariance @ gradient / n)))
+    return sqrt(max(0.0, float(gradient @ covariance @ gradient) / n))
 
 
 def _long_run_covariance(centred: FloatArray) -> FloatArray:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from levibot.learning.evidence.family import ALONE, Family, family_of, mean_correlation
+from levibot.learning.evidence.family import ALONE, Family, family_of, independent_ways
 from levibot.learning.evidence.trial import Trial
+from levibot.learning.evidence.verdict import judge
 from levibot.market.bars import FloatArray
-from levibot.trading.metrics import DAYS_PER_YEAR
+from levibot.trading.metrics import DAYS_PER_YEAR, sharpe
 from tests.trial_books import START, trial
 
 
@@ -27,45 +28,71 @@ def trials_of(returns: list[FloatArray]) -> list[Trial]:
     return [trial(run, n=k) for k, run in enumerate(returns)]
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9])
-def test_trials_that_move_together_are_worth_fewer(correlation: float) -> None:
-    """Bailey & López de Prado 2014, appendix 3: r + (1 - r) M."""
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_what_all_share_makes_them_no_fewer(correlation: float) -> None:
+    """The ratios spread less by what is shared; the best stands above the rest as their number says."""
     family = family_of(trials_of(correlated(1, 40, correlation)))
     assert (family.n_trials, family.n_distinct) == (40, 40)
-    assert family.correlation == pytest.approx(correlation, abs=0.02)
-    assert family.n_effective == pytest.approx(correlation + (1.0 - correlation) * 40, abs=0.8)
+    assert family.n_effective == pytest.approx(40.0, abs=2.0)
+    expected = (1.0 - correlation) / 700
+    assert family.sharpe_variance == pytest.approx(expected, rel=0.6)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.6])
-def test_the_spread_of_the_ratios_says_the_same_where_only_they_are_kept(correlation: float) -> None:
-    found = []
-    for seed in range(20):
-        kept = [replace(t, daily_returns=None) for t in trials_of(correlated(seed, 60, correlation))]
-        found.append(family_of(kept).correlation)
-    assert np.mean(found) == pytest.approx(correlation, abs=0.08)
+@pytest.mark.parametrize("n_groups", [2, 5, 10])
+def test_groups_of_nearly_equal_trials_are_worth_their_number(n_groups: int) -> None:
+    rng = np.random.default_rng(2)
+    groups = np.repeat(rng.normal(0.0, 0.01, (n_groups, 700)), 12, axis=0)
+    nearly = groups + rng.normal(0.0, 0.0005, groups.shape)
+    assert family_of(trials_of(list(nearly))).n_effective == pytest.approx(n_groups, rel=0.05)
 
 
-def test_trials_that_differ_in_earnest_are_all_counted_where_only_ratios_are_kept() -> None:
+def test_more_trials_than_one_block_are_weighed_as_by_hand() -> None:
+    """The definition on the whole matrix; one block of rows does not see all of 300."""
+    returns = np.array(correlated(3, 300, 0.2, n_days=60))
+    z = (returns - returns.mean(axis=1, keepdims=True)) / returns.std(axis=1, keepdims=True)
+    own = z - z.mean(axis=0)
+    covariance = own @ own.T / 60
+    d = np.diag(covariance)
+    squares = (covariance**2).sum() - (np.outer(d, d).sum() - (d**2).sum()) / 60
+    known = np.clip(1.0 + d.sum() ** 2 / squares, 1.0, 300.0)
+    assert independent_ways(trials_of(list(returns))) == pytest.approx(known, rel=1e-4)
+
+
+@pytest.mark.parametrize(("correlation", "n_trials"), [(0.0, 40), (0.8, 40)])
+def test_the_best_of_a_family_without_edge_is_not_called_good(correlation: float, n_trials: int) -> None:
+    """From the daily returns in the ledger to the probability, no oftener than one in twenty."""
+    deflated = []
+    for seed in range(80):
+        runs = correlated(seed, n_trials, correlation, n_days=300)
+        family = family_of(trials_of(runs))
+        best = max(runs, key=sharpe)
+        deflated.append(judge(best, family).deflated)
+    assert np.mean(np.array(deflated) > 0.95) <= 0.075
+    assert np.median(deflated) == pytest.approx(0.5, abs=0.12)
+
+
+def test_trials_of_which_only_the_ratio_is_kept_count_one_each() -> None:
     ratios = np.linspace(-3.0, 3.0, 25)
-    kept = [trial(n=k, net_sharpe=float(ratio), n_days=365) for k, ratio in enumerate(ratios)]
+    kept = [trial(n=100 + k, net_sharpe=float(ratio), n_days=365) for k, ratio in enumerate(ratios)]
     family = family_of(kept)
-    assert (family.correlation, family.n_effective) == (0.0, 25.0)
+    assert family.n_effective == 25.0
     assert family.sharpe_variance == pytest.approx(np.var(ratios, ddof=1) / DAYS_PER_YEAR)
+    both = family_of([*kept, *trials_of(correlated(4, 2, 0.0))])
+    assert both.n_effective == pytest.approx(27.0, abs=0.1)
 
 
-def test_the_correlation_is_numpys_where_all_have_the_same_days() -> None:
-    returns = correlated(2, 300, 0.2, n_days=60)
-    matrix = np.corrcoef(np.array(returns))
-    known = (matrix.sum() - 300.0) / (300 * 299)
-    assert mean_correlation(trials_of(returns)) == pytest.approx(known, abs=1e-5)
-
-
-def test_only_shared_days_tell_of_correlation() -> None:
-    days = correlated(3, 1, 0.0)[0]
-    late = [trial(days, n=0), trial(days[300:], n=1, start=START + timedelta(days=300))]
-    assert mean_correlation(late) == pytest.approx(1.0, abs=0.1)
-    apart = [trial(days[:300], n=0), trial(days[:300], n=1, start=START + timedelta(days=290))]
-    assert mean_correlation(apart) == 0.0
+def test_only_shared_days_tell_what_trials_have_in_common() -> None:
+    rng = np.random.default_rng(5)
+    days = rng.normal(0.0, 0.01, (2, 600))
+    # The second begins later and copies the first; the third has nothing to do with them.
+    copied = [
+        trial(days[0], n=0),
+        trial(days[0, 300:], n=1, start=START + timedelta(days=300)),
+        trial(days[1], n=2),
+    ]
+    assert independent_ways(copied) < 2.3
+    apart = [trial(days[0, :300], n=0), trial(days[0, :300], n=1, start=START + timedelta(days=290))]
+    assert independent_ways(apart) == 2.0
 
 
 def test_the_same_outcome_and_the_same_configuration_are_one() -> None:
@@ -101,7 +128,7 @@ def test_yardsticks_looks_and_failures_are_no_tries_and_flat_ones_are() -> None:
 
 
 def test_none_at_all_are_worth_one() -> None:
-    assert family_of([]) == Family(0, 0, 0.0, 1.0, 0.0)
+    assert family_of([]) == Family(0, 0, 1.0, 0.0)
 
 
 @given(

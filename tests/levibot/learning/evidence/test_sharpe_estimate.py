@@ -91,7 +91,7 @@ def test_a_ratio_that_is_not_above_the_benchmark_is_never_proven() -> None:
 
 @pytest.mark.parametrize("returns", NOT_DEFINED)
 def test_short_and_constant_series_have_no_probability(returns: list[float]) -> None:
-    verdict = judge(np.array(returns), Family(5, 5, 0.0, 5.0, 0.01))
+    verdict = judge(np.array(returns), Family(5, 5, 5.0, 0.01))
     assert np.isnan([verdict.psr, verdict.deflated, verdict.min_track_record_days]).all()
     read = verdict.to_json()
     assert read["psr"] is None
