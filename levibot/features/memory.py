@@ -85,7 +85,7 @@ def _absolute_move(inputs: Inputs, bars: int) -> FloatArray:
 
 MEMORY = (
     *over_pairs(
-        ((1, 24), (1, 168), (1, 672), (2, 168), (6, 168), (24, 168), (24, 672)),
+        ((1, 24), (1, 168), (2, 168), (6, 168), (24, 168), (24, 672)),
         "memory",
         "autocorrelation",
         autocorrelation,
@@ -114,7 +114,7 @@ MEMORY = (
         source="Lo & MacKinlay 1988: variance ratio",
     ),
     *over(
-        (168, 672),
+        (168,),
         "memory",
         "hurst",
         hurst,
@@ -123,7 +123,7 @@ MEMORY = (
         more_bars=HURST_SCALES[-1],
     ),
     *over(
-        (168, 672),
+        (168,),
         "memory",
         "price_entropy",
         price_entropy,

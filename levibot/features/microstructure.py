@@ -17,11 +17,9 @@ from levibot.features.bar_series import (
     return_sign,
     signed_volume_series,
 )
-from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.rolling import lag, log_ratio, ratio, rolling_mean
 from levibot.features.rolling_pairs import Regression, rolling_ratio, rolling_regression
-from levibot.features.volume import illiquidity_ratio
 from levibot.features.windows import over, over_pairs
 from levibot.market.bars import FloatArray
 
@@ -147,18 +145,7 @@ def _bulk_flow(inputs: Inputs) -> FloatArray:
 
 MICROSTRUCTURE = (
     *over_pairs(
-        ((4, 168), (168, 1344)),
-        "microstructure",
-        "illiquidity_ratio",
-        illiquidity_ratio,
-        parameters=("bars", "past_bars"),
-        rows=lambda _, past_bars: past_bars + 1,
-        unit="log ratio",
-        source="Amihud 2002: absolute return over dollar volume, sums divided",
-        inputs=WITH_VOLUME,
-    ),
-    *over_pairs(
-        ((24, 168), (168, 672)),
+        ((24, 168),),
         "microstructure",
         "amihud_ratio",
         amihud_ratio,
@@ -198,7 +185,7 @@ MICROSTRUCTURE = (
         more_bars=1,
     ),
     *over(
-        (168, 672),
+        (168,),
         "microstructure",
         "kyle_lambda",
         kyle_lambda,
@@ -238,18 +225,18 @@ MICROSTRUCTURE = (
         more_bars=1,
     ),
     *(
-        Feature(
-            name=f"{name}_{bars}",
-            family="microstructure",
+        feature
+        for name, formula in (("vpin", vpin), ("bulk_flow", bulk_flow))
+        for feature in over(
+            (168,),
+            "microstructure",
+            name,
+            formula,
             unit="share of volume",
             source="Easley, López de Prado & O'Hara 2012: bulk volume classification",
             inputs=WITH_VOLUME,
-            window_bars=bars + DAY_BARS,
-            formula=formula,
-            parameters=(("bars", bars),),
+            more_bars=DAY_BARS,
         )
-        for name, formula in (("vpin", vpin), ("bulk_flow", bulk_flow))
-        for bars in (24, 168)
     ),
     *over(
         (168,),

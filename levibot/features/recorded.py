@@ -1,15 +1,14 @@
 """Arrays that note what is done to them, so that it can be done again on the same memory.
 
 A `Tape` is filled by running numpy code once on `Recorded` arrays: each operation is carried out, and noted
-with the memory that it read and wrote. `Tape.play` carries the notes out again, in order, once the inputs have
-new values: the same operations on the same kernels, without the Python around them and without new memory.
-What notes cannot repeat (a branch on a value, a number taken out of an array) raises UsageError while it is
-noted. Only `any()` may decide a branch, and `play` says when it would decide otherwise.
+with the memory that it read and wrote. `Tape.play` carries the notes out again, in order, once the inputs
+have new values: the same operations on the same kernels, without the Python around them and without new
+memory. What notes cannot repeat (a branch on a value, a number taken out of an array) raises UsageError while
+it is noted. Only `any()` may decide a branch, and `play` says when it would decide otherwise.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -71,7 +70,9 @@ class Tape:
         self._branches.append((array, decided))
         return decided
 
-    def ufunc(self, ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Recorded:
+    def ufunc(
+        self, ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Recorded:
         """A ufunc's call, into new memory or in place."""
         into = keywords.pop("out", None)
         if method != "__call__" or keywords or ufunc.nout != 1:
@@ -250,7 +251,7 @@ def _take(array: Array, index: Any, out: Array) -> None:
 
 
 def _put(array: Array, values: Any, *index: Any) -> None:
-    operator.setitem(array, index, values)
+    array[index] = values
 
 
 def _maximum(x: Any, y: Any, out: Array) -> None:

@@ -35,7 +35,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Features that read the same symbols. view: those at `places` of the whole view. kept: the owned columns."""
+    """Features that read the same symbols.
+
+    view: those at `places` of the whole view. symbols: the ones read. kept: the columns of the owned ones.
+    """
 
     view: FeatureView
     symbols: tuple[str, ...]

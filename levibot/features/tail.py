@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +45,7 @@ class Tail:
             # Refused here if it is not sound: a record shows the way of a window that is.
             compute_tail_of(self.view, window, self.rows, owned)
             parts = parts_of(self.view, window.symbols, owned)
-            self._tapes = [
-                (part, _TailTape(part.view, window.of(part.symbols), self.rows)) for part in parts
-            ]
+            self._tapes = [(part, _TailTape(part.view, window.of(part.symbols), self.rows)) for part in parts]
             self._of = of
         out = np.full((self.rows, len(owned), len(self.view.features)), np.nan)
         for part, tape in self._tapes:
@@ -66,13 +65,11 @@ class _TailTape:
         self._values = np.array([series.T for series in _series(panel, self._names)])
         self._tape = Tape()
         recording = Recording(self._tape)
-        fields = {name: self._tape.input(values.T) for name, values in zip(self._names, self._values, strict=True)}
-        recorded = replace(
-            panel,
-            ts=self._tape.input(self._ts),
-            extra={name: fields.pop(name) for name in panel.extra},
-            **fields,
-        )
+        memory = dict(zip(self._names, self._values, strict=True))
+        series: dict[str, Any] = {name: self._tape.input(values.T) for name, values in memory.items()}
+        extra = {name: series.pop(name) for name in panel.extra}
+        ts: Any = self._tape.input(self._ts)
+        recorded = replace(panel, ts=ts, extra=extra, **series)
         features = tuple(replace(one, formula=recording.bound(one.formula)) for one in view.features)
         out = recording.bound(compute_tail)(FeatureView(view.name, features), recorded, rows)
         self._out: FloatArray = plain(out)

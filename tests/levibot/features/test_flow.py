@@ -81,7 +81,6 @@ def test_a_window_without_trade_has_no_flow(long_market) -> None:
         "vwap_gap_24",
         "force_24",
         "volume_score_24",
-        "volume_ratio_1_24",
         "volume_momentum_24",
         "same_hour_volume_7",
     }
