@@ -60,11 +60,6 @@ def adx(inputs: Inputs, bars: int) -> FloatArray:
     )
 
 
-def aroon(inputs: Inputs, bars: int) -> FloatArray:
-    """TA-Lib's Aroon oscillator, −100 to 100: how much newer the highest high is than the lowest low."""
-    return talib_series("AROONOSC", (inputs.high, inputs.low), bars + 1, {"timeperiod": bars})
-
-
 def _log_width(inputs: Inputs, bars: int) -> FloatArray:
     return inputs.shared(("log_width", bars), lambda: log(highest(inputs, bars) / lowest(inputs, bars)))
 
@@ -112,15 +107,5 @@ CHANNELS = (
             parameters=(("bars", bars),),
         )
         for bars in (14,)
-    ),
-    *over(
-        (24,),
-        "trend",
-        "aroon",
-        aroon,
-        unit="percent",
-        source="TA-Lib AROONOSC (Chande 1995)",
-        inputs=("high", "low"),
-        more_bars=1,
     ),
 )

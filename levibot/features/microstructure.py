@@ -61,8 +61,9 @@ def corwin_schultz(inputs: Inputs, bars: int) -> FloatArray:
         high, low = log_high(inputs), log_low(inputs)
         both = np.maximum(high, lag(high, 1)) - np.minimum(low, lag(low, 1))
         alpha = (math.sqrt(2.0) - 1.0) * np.sqrt(beta) / ALPHA_DIVISOR - both / math.sqrt(ALPHA_DIVISOR)
+        grown = np.expm1(np.maximum(alpha, 0.0))
         # 2 (e^α − 1) / (1 + e^α)
-        return 2.0 * np.tanh(0.5 * np.maximum(alpha, 0.0))
+        return 2.0 * grown / (2.0 + grown)
 
     return rolling_mean(inputs.shared("corwin_schultz", spreads), bars)
 
@@ -112,17 +113,6 @@ def vpin(inputs: Inputs, bars: int) -> FloatArray:
 def bulk_flow(inputs: Inputs, bars: int) -> FloatArray:
     """Bulk-classified buying less selling, as a share of volume. NaN where nothing was traded."""
     return rolling_ratio(_bulk_flow(inputs), inputs.dollar_volume, bars)
-
-
-def side_illiquidity(inputs: Inputs, bars: int) -> FloatArray:
-    """log of the move per dollar of rising bars over that of falling ones. NaN in a window without either."""
-
-    def side(sign: float) -> tuple[FloatArray, FloatArray]:
-        return np.maximum(sign * inputs.log_return, 0.0), np.maximum(sign * signed_volume_series(inputs), 0.0)
-
-    up, up_dollars = inputs.shared("rising_side", lambda: side(1.0))
-    down, down_dollars = inputs.shared("falling_side", lambda: side(-1.0))
-    return log_ratio(rolling_ratio(up, up_dollars, bars), rolling_ratio(down, down_dollars, bars))
 
 
 def _impact(inputs: Inputs, bars: int) -> Regression:
@@ -237,15 +227,5 @@ MICROSTRUCTURE = (
             inputs=WITH_VOLUME,
             more_bars=DAY_BARS,
         )
-    ),
-    *over(
-        (168,),
-        "microstructure",
-        "side_illiquidity",
-        side_illiquidity,
-        unit="log ratio",
-        source="Brennan, Chordia, Subrahmanyam & Tong 2012: illiquidity of buys and sells apart",
-        inputs=WITH_VOLUME,
-        more_bars=1,
     ),
 )

@@ -1,4 +1,4 @@
-"""Channels and directional movement against Wilder's and Chande's recipes, bar by bar."""
+"""Channels and directional movement against Wilder's recipe and the others', bar by bar."""
 
 from __future__ import annotations
 
@@ -38,17 +38,11 @@ def balance(b: OneSymbol, bars: int) -> np.ndarray:
     return (plus - minus) / np.maximum(plus + minus, 1e-12)
 
 
-def aroon(b: OneSymbol, bars: int) -> float:
-    high, low = b.h[-bars - 1 :], b.l[-bars - 1 :]
-    return 100.0 * (int(np.argmax(high)) - int(np.argmin(low))) / bars
-
-
 EXPECTED: dict[str, Callable[..., float]] = {
     "channel_width": lambda b, bars: width(b, bars) / (b.sigma * np.sqrt(bars)),
     "choppiness": lambda b, bars: np.log(true_ranges(b, bars) / width(b, bars)) / np.log(bars),
     "vortex": vortex,
     "adx": lambda b, bars: 100.0 * wilder(np.abs(balance(b, bars)), bars)[-1],
-    "aroon": aroon,
 }
 
 
