@@ -66,10 +66,11 @@ class WaitingPool(BlockingConnectionPool):
         if self._n_waiting or self._in_maintenance or not self.can_get_connection():
             self._n_waiting += 1
             try:
-                return await super().get_connection()
+                waited: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
             finally:
                 self._n_waiting -= 1
-        connection = self.get_available_connection()
+            return waited
+        connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]
         try:
             await self.ensure_connection(connection)
         except BaseException:
