@@ -19,8 +19,8 @@ from levibot.market.bars import FIELDS, FloatArray, Panel
 class Tail:
     """The newest `rows` rows of a shard's symbols, as `compute_tail_of` gives them, to the bit.
 
-    The first full window of some symbols and side series is recorded, which takes about a second of a large
-    view and its memory as long as this lives; those after it are played. State: that record.
+    The first full window of some symbols and side series is recorded, which takes as long as some dozens of
+    bars, and memory while this lives; those after it are played. State: that record.
     """
 
     def __init__(self, view: FeatureView, rows: int, shard: Shard = Shard()) -> None:  # noqa: B008
