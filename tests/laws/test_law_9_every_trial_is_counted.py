@@ -39,13 +39,15 @@ SOURCES = {
 # What turns positions into an account, and an account into a figure that one may be chosen by.
 SCORERS = {
     *("simulate", "sharpe", "sharpe_interval"),
-    *("SharpeEstimate", "judge", "overfitting", "sharpe_difference"),
+    *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets"),
 }
 RECORDERS = {"record", "count_trials"}
 HANDLE = "TrialBook"
 # Who comes to a score without a ledger, and why that is right.
 FORMULAS: Mapping[str, str] = {
     "levibot/learning/evidence/": "the formulas, and the ledger itself",
+    "levibot/learning/regret.py": "a formula; who asks it holds the ledger",
+    "levibot/learning/voting.py": "a fit on days that are past: its weights are scored later",
     "levibot/monitoring/drift.py": "the loss of the live model on its last day: nothing is chosen by it",
     "levibot/trading/backtest.py": "the account of given positions",
     "levibot/trading/metrics.py": "the formulas",
@@ -97,11 +99,15 @@ def _without_ledger(tree: ast.Module) -> Iterator[str]:
 
 
 def _used(tree: ast.AST) -> set[str]:
-    """Every name that is used, called or handed on; not imports, nor what gets its value here."""
+    """Every name that is called or handed on; not imports, what is bound here, nor a field of `self`."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     return ({node.id for node in names} - bound) | {
-        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and (id(node) in called or not (isinstance(node.value, ast.Name) and node.value.id == "self"))
     }
 
 
@@ -182,6 +188,8 @@ def test_the_check_sees_the_one_scorer_there_is() -> None:
         "class Search:\n    def trial(self, r):\n        return simulate(r)",
         "async def score(r):\n    return SharpeEstimate.of(r).ratio",
         "def best(runs):\n    return max(runs, key=sharpe)",
+        "def best(runs):\n    return max(runs, key=metrics.sharpe)",
+        "class Search:\n    def best(self, r):\n        return self.sharpe(r)",
         "def score(r, book: TrialBook):\n    return sharpe(r)",
         "def score(r, book: TrialBook | None = None):\n    book.record(r)\n    return sharpe(r)",
         "def score(r):\n    return np.mean(r) / np.std(r)",
@@ -203,6 +211,7 @@ def test_a_planted_scorer_without_its_ledger_is_caught(slip: str) -> None:
         "def score(r, *, book: 'TrialBook'):\n    return _inner(r, book)\n"
         "def _inner(r, b):\n    b.record(r)\n    return simulate(r)",
         "def scale(x):\n    return (x - x.mean()) / x.std()",
+        "class Score:\n    def to_json(self):\n        return {'sharpe': self.sharpe}",
         "def relative(x):\n    return x / x.std()",
         "from levibot.trading.metrics import sharpe",
         "from levibot import __version__",
