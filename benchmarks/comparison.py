@@ -6,14 +6,14 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any
+
+from levibot.launch.commit import current_commit
 
 REPEATS, QUICK_REPEATS = 5, 1
 
@@ -79,7 +79,7 @@ def compare(
         repeats=repeats,
         load_average=load,
         versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
-        git=_git(),
+        git=current_commit() or "",
         notes=notes or {},
     )
 
@@ -102,14 +102,3 @@ def _holds(value: float | None, relation: str, limit: float) -> bool:
     if value is None:
         raise ValueError("The goal names a metric that was not measured.")
     return value <= limit if relation == "<=" else value >= limit
-
-
-def _git() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.commands import backtest, dead_letters, features, market, run, sources, stores
+from levibot.commands import backtest, dead_letters, features, market, run, sources, stores, trials
 from levibot.commands.shared import console
 from levibot.errors import LeviBotError, UsageError
 
@@ -34,6 +34,7 @@ for command in (
     app.command()(command)
 app.add_typer(dead_letters.group, name="dead-letters")
 app.add_typer(features.group, name="features")
+app.add_typer(trials.group, name="trials")
 
 
 def _version(show: bool) -> None:

@@ -41,9 +41,13 @@ def backtest(
     ] = None,
 ) -> None:
     """Walk a strategy forward over a test period that it never sees early, net of costs."""
+    from levibot.clock import SystemClock
+    from levibot.launch.commit import current_commit
     from levibot.launch.steps import ConsoleSteps
+    from levibot.learning.evidence.book import TrialBook
     from levibot.learning.walk_forward import end_of_day
     from levibot.market.sources import open_source
+    from levibot.stores.connect import open_trial_journal
     from levibot.trading import report_file
     from levibot.trading.costs import Costs
     from levibot.trading.report import run_backtest
@@ -52,6 +56,9 @@ def backtest(
     to_stdout = json_file is not None and str(json_file) == "-"
     if json_file is not None and not to_stdout:
         report_file.check_place(json_file)
+    trials = TrialBook(
+        open_trial_journal(settings), settings.market_id, SystemClock(), git_commit=current_commit()
+    )
     with ConsoleSteps(Console(stderr=True)).step("Backtest") as at:
         report = run_backtest(
             open_source(settings),
@@ -60,6 +67,7 @@ def backtest(
             test_start=as_utc(test_start),
             test_end=end_of_day(as_utc(test_end)),
             seed=settings.seed,
+            trials=trials,
             costs=Costs().with_total(cost_bps),
             progress=lambda done, total, what: at(f"{done}/{total} {what}"),
         )

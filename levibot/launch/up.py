@@ -30,6 +30,7 @@ from levibot.launch.run_record import (
     write_record,
 )
 from levibot.launch.steps import Steps, progress_of
+from levibot.launch.trial_intake import TrialIntake
 from levibot.market.ingest import Ingest
 from levibot.market.intake import Intake
 from levibot.market.sources import Source, open_source
@@ -53,6 +54,7 @@ class Run:
         self._settings = settings
         self._steps = steps
         self._servers = EmbeddedServers(settings)
+        self._trials = TrialIntake(settings, steps)
         self._run_id = uuid.uuid4().hex
         self._head: RayHead | None = None
 
@@ -93,12 +95,13 @@ class Run:
             return self._first_answer(deploy)
 
     def watch(self) -> None:
-        """Keep the run up until it is interrupted: a dead store is started again.
+        """Keep the run up until it is interrupted: a dead store is started again, and trials are taken in.
 
         Raises ProcessError when the Ray head ends.
         """
         while self._head is not None and self._head.is_running:
             self._note_position()
+            self._trials.turn()
             for name in self._restart_dead():
                 self._steps.say(
                     f"[yellow]{name} had died and was started again.[/yellow]", {"restarted": name}
@@ -111,6 +114,7 @@ class Run:
         with ExitStack() as ending:
             # Called in reverse, whatever happens: to say so may fail, where the terminal is gone.
             ending.callback(self._servers.stop)
+            ending.callback(self._trials.close)
             if self._head is not None:
                 ending.callback(forget_record, self._settings.home)
                 ending.callback(self._head.stop)

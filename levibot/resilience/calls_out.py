@@ -165,6 +165,13 @@ CALLS = (
         "_of_router",
     ),
     CallOut(
+        "levibot/launch/trial_intake.py",
+        "PostgreSQL: the trial ledger",
+        ("_exchange",),
+        "the trials stay in the journal, and are sent at a later turn",
+        "turn",
+    ),
+    CallOut(
         "levibot/market/exchange_client.py",
         "the exchange",
         ("attempt",),
@@ -279,6 +286,7 @@ UNGUARDED: Mapping[str, str] = {
     "levibot/commands/features.py": "an operator waits, and the error is the answer",
     "levibot/commands/market.py": "an operator waits, and the error is the answer",
     "levibot/commands/stores.py": "an operator waits, and the error is the answer",
+    "levibot/commands/trials.py": "an operator waits, and gets the trials of the state folder without it",
     "levibot/launch/up.py": "an operator waits; a start that fails ends what it has begun, and says why",
     "levibot/stores/connect.py": "opens for others, who guard their calls",
     "levibot/stores/online.py": "opens for others, who guard their calls",

@@ -18,6 +18,7 @@ from levibot.stores.postgres_pool import PoolLimits
 from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
+from levibot.stores.trial_journal import TrialJournal
 
 # An insert of some thousand events, and a frozen server is noticed well before its clients give up.
 EVENTS_TIMEOUT_S = 5.0
@@ -26,7 +27,7 @@ EVENTS_TIMEOUT_S = 5.0
 async def open_ticks(settings: Settings) -> TickStore:
     """The tick store. Raises NotReady before the first start, StoreUnavailable when it does not answer."""
     return await TickStore.open(
-        endpoints(settings).postgres_dsn,
+        settings.postgres_dsn or endpoints(settings).postgres_dsn,
         timeout_s=settings.store_timeout_s,
         limits=PoolLimits(settings.postgres_pool_min, settings.postgres_pool_max),
         replica_dsn=settings.postgres_replica_dsn,
@@ -74,3 +75,8 @@ def open_registry(settings: Settings) -> Registry:
     if url is not None and url.startswith("s3://"):
         return Registry(ModelBucket.open(url, timeout_s=settings.store_timeout_s))
     return Registry(ModelFolder(settings.home / "models" if url is None else Path(url)))
+
+
+def open_trial_journal(settings: Settings) -> TrialJournal:
+    """The trials that this state folder knows of; no server is needed, and nothing is made yet."""
+    return TrialJournal(settings.home / "trials.sqlite")

@@ -23,6 +23,7 @@ from levibot.stores.postgres_pool import PoolLimits
 from levibot.stores.quarantine import Quarantine
 from levibot.stores.rollup import TickRollup
 from levibot.stores.tick_table import TickTable
+from levibot.stores.trials import TrialStore
 
 CHUNK_ROWS = 10_000
 HISTORY_LIMIT_S = 120.0  # years of minutes are more than what a statement may usually take
@@ -88,6 +89,7 @@ class TickStore:
         self.signals = Ledger(client, SIGNALS)
         self.shadow_fills = Ledger(client, SHADOW_FILLS)
         self.orders = Ledger(client, ORDERS)
+        self.trials = TrialStore(client)
 
     @classmethod
     async def open(

@@ -36,8 +36,10 @@ from levibot.trading.metrics import (
     sharpe_interval,
     turnover_per_day,
 )
+from levibot.trading.trials import Counted, count_trials
 
 if TYPE_CHECKING:
+    from levibot.learning.evidence.book import TrialBook
     from levibot.market.sources import Source
 
 COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
@@ -75,22 +77,37 @@ class Performance:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished backtest. `run` says how to make it again; `to_json` is what the outside reads."""
+    """A finished backtest. `run` says how to make it again; `to_json` is what the outside reads.
 
-    ensemble: Performance
-    buy_and_hold: Performance
-    equal_weight: Performance
+    trials: what the ledger counts for this market and period, this run among them.
+    """
+
+    strategies: dict[str, Performance]
     cost_curve: tuple[tuple[float, float], ...]
     splits: tuple[Split, ...]
     costs: Costs
     run: dict[str, Any]
+    trials: Counted
+
+    @property
+    def ensemble(self) -> Performance:
+        return self.strategies["ensemble"]
+
+    @property
+    def buy_and_hold(self) -> Performance:
+        return self.strategies["buy_and_hold"]
+
+    @property
+    def equal_weight(self) -> Performance:
+        return self.strategies["equal_weight"]
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; what is not defined is null."""
         return {
-            "ensemble": self.ensemble.to_json(),
-            "buy_and_hold": self.buy_and_hold.to_json(),
-            "equal_weight": self.equal_weight.to_json(),
+            **{
+                name: performance.to_json() | self.trials.verdicts[name].to_json()
+                for name, performance in self.strategies.items()
+            },
             "cost_curve": [
                 {"cost_bps": cost_bps, "sharpe_net": _number(ratio)} for cost_bps, ratio in self.cost_curve
             ],
@@ -103,6 +120,7 @@ class Report:
             },
             "costs": {**asdict(self.costs), "total_bps": self.costs.total_bps},
             "run": self.run,
+            "trials": self.trials.to_json(),
         }
 
 
@@ -114,6 +132,7 @@ def run_backtest(
     test_start: datetime,
     test_end: datetime,
     seed: int,
+    trials: TrialBook,
     costs: Costs = DEFAULT_COSTS,
     refit: Refit = "quarterly",
     view: FeatureView = CORE,
@@ -126,12 +145,17 @@ def run_backtest(
     train_start, test_start, test_end: aware; the test runs over [test_start, test_end), or to the end of the
         last bar where the market ends earlier. See `end_of_day` for an end that is given as a date. Features
         may warm up on bars before train_start.
+    trials: where every strategy of the report is counted, and a look at the hold-out before it is read.
     Each stretch is traded by a model made at its beginning, from labels known by then. Decisions are taken at
     closes and filled at the next open, the first of them at the open of test_start.
-    Raises DataError when the history is too short, and what the source raises.
+    Raises DataError when the history is too short, StoreError when a trial cannot be counted, and what the
+    source raises.
     """
     walk_forward(train_start, test_start, test_end, refit=refit)  # Refuses a wrong order before any work.
-    panel = _load(source, symbols, view, train_start, test_end)
+    started_at = trials.clock.now()
+    panel = trials.read(
+        train_start, test_end, lambda: _load(source, symbols, view, train_start, test_end), "backtest"
+    )
     first, last = (int(np.searchsorted(panel.ts, to_datetime64(at))) for at in (test_start, test_end))
     if first == last:
         raise DataError(
@@ -143,6 +167,7 @@ def run_backtest(
             f"A backtest from {test_start:%Y-%m-%d} needs at least {needed} bars before that; "
             f"there are {first}."
         )
+    trials.journal.make()
     # The report names the period that the market has, not a longer one that was asked for.
     opens_at, ends_at = to_datetime(panel.ts[0]), to_datetime(panel.closes_at[-1])
     splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
@@ -156,28 +181,34 @@ def run_backtest(
         (bps, sharpe(_returns(test, _account(test, ordered, costs.with_total(bps), band))))
         for bps in COST_CURVE_BPS
     )
-    return Report(
-        ensemble=_performance(test, ordered, costs, band, seed),
-        buy_and_hold=_holding(test, costs, seed),
-        equal_weight=_performance(test, rebalanced_daily(test), costs, 0.0, seed),
-        cost_curve=curve,
-        splits=splits,
-        costs=costs,
-        run={
-            "source": source.name,
-            "symbols": list(symbols),
-            "interval_s": panel.interval.total_seconds(),
-            "bars": len(panel),
-            "data_hash": hash_panel(panel),
-            "view": view.name,
-            "view_version": view.version,
-            "seed": seed,
-            "refit": refit,
-            "parameters": {"signal": signal.to_json(), "training": asdict(training)},
-            "versions": {"levibot": __version__}
-            | {name: importlib.metadata.version(name) for name in _VERSIONS},
-        },
+    strategies = {
+        "ensemble": _performance(test, ordered, costs, band, seed),
+        "buy_and_hold": _holding(test, costs, seed),
+        "equal_weight": _performance(test, rebalanced_daily(test), costs, 0.0, seed),
+    }
+    run = {
+        "source": source.name,
+        "symbols": list(symbols),
+        "interval_s": panel.interval.total_seconds(),
+        "bars": len(panel),
+        "data_hash": hash_panel(panel),
+        "view": view.name,
+        "view_version": view.version,
+        "seed": seed,
+        "refit": refit,
+        "parameters": {"signal": signal.to_json(), "training": asdict(training)},
+        "versions": {"levibot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONS},
+    }
+    counted = count_trials(
+        trials,
+        strategies,
+        run=run,
+        costs=asdict(costs),
+        start=splits[0].test_start,
+        end=splits[-1].test_end,
+        started_at=started_at,
     )
+    return Report(strategies, curve, splits, costs, run, counted)
 
 
 def bought_once(panel: Panel) -> FloatArray:

@@ -44,9 +44,10 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
     rows = Table(
         title=f"{record['run']['source']} market, {period['test_start'][:10]} to {period['test_end'][:10]}, "
         f"net of {record['costs']['total_bps']:g} bps a side",
+        caption=_count(record["trials"]),
         width=None if is_terminal else PIPE_WIDTH,
     )
-    for column in ("", "Sharpe", "95 %", "gross", "drawdown", "turnover/day", "annual"):
+    for column in ("", "Sharpe", "95 %", "PSR", "deflated", "gross", "drawdown", "turnover/day", "annual"):
         rows.add_column(column, justify="right" if column else "left")
     for name in ("ensemble", "buy_and_hold", "equal_weight"):
         row = record[name]
@@ -55,12 +56,22 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
             name,
             _number(row["sharpe_net"]),
             f"{_number(low)} … {_number(high)}",
+            _number(row["psr"]),
+            _number(row["deflated_sharpe"]["probability"]),
             _number(row["sharpe_gross"]),
             _share(row["max_drawdown"]),
             f"{row['turnover_per_day']:.3f}",
             _share(row["annual_return"]),
         )
     return rows
+
+
+def _count(trials: dict[str, Any]) -> str:
+    hold_out = trials["hold_out"]
+    return (
+        f"Trials counted: {trials['counted']}, worth {trials['effective']:.1f} independent ones. "
+        f"Looks at the hold-out {hold_out['name']!r}: {hold_out['looks']}."
+    )
 
 
 def _number(value: float | None) -> str:

@@ -19,6 +19,7 @@ from levibot.learning.walk_forward import BoolArray, purged_folds, usable_rows, 
 from levibot.market.bars import FIELDS, FloatArray, Panel, TimeArray, to_datetime64
 from levibot.market.simulator import SimulatedSource
 from levibot.trading.report import run_backtest
+from tests.trial_books import new_book
 
 HOUR = timedelta(hours=1)
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -152,6 +153,7 @@ def daily_returns_until(test_end: datetime, view: FeatureView = CORE) -> FloatAr
         test_start=FIT_AT,
         test_end=test_end,
         seed=1,
+        trials=new_book(),
         refit="monthly",
         view=view,
         training=QUICK,

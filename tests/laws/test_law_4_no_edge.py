@@ -21,6 +21,7 @@ from levibot.market.simulator import SimulatedSource
 from levibot.trading.costs import NO_COSTS
 from levibot.trading.metrics import DAYS_PER_YEAR, sharpe
 from levibot.trading.report import Report, run_backtest
+from tests.trial_books import new_book
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 SEEDS = range(8)
@@ -41,6 +42,7 @@ def backtest(seed: int, edge: float, view: FeatureView = CORE) -> Report:
         test_start=TEST_START,
         test_end=TEST_END,
         seed=seed,
+        trials=new_book(),
         costs=NO_COSTS,
         view=view,
         training=QUICK,

@@ -148,10 +148,13 @@ def test_a_state_folder_that_cannot_be_made_is_named(
     assert "/proc/levibot" in failed.json()["error"]["message"]
 
 
-def test_a_report_is_written_whole_and_says_how_it_came_about(levibot: Command, tmp_path: Path) -> None:
+def test_a_report_is_written_whole_and_says_how_it_came_about(
+    levibot: Command, tmp_path: Path, home: Path
+) -> None:
     done = levibot("backtest", *PERIOD, *SYMBOLS, "--cost-bps", "12.5", "--json", tmp_path / "report.json")
     assert done.code == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "report.json"]
+    assert [path.name for path in home.iterdir()] == ["trials.sqlite"]
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["costs"]["total_bps"] == pytest.approx(12.5)
     assert report["period"]["days"] == 5
@@ -173,19 +176,23 @@ def test_figures_that_are_not_defined_are_dashes(levibot: Command, tmp_path: Pat
     assert "–" in next(line for line in shown.get().splitlines() if "ensemble" in line)[-12:]
 
 
-def test_a_report_on_standard_output_is_nothing_but_json(levibot: Command, tmp_path: Path) -> None:
+def test_a_report_on_standard_output_is_nothing_but_json(
+    levibot: Command, tmp_path: Path, home: Path
+) -> None:
     done = levibot("backtest", *PERIOD, *SYMBOLS, "--json", "-")
     assert done.code == 0
     assert done.json()["run"]["symbols"] == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [home]
 
 
-def test_a_report_that_cannot_be_written_leaves_nothing_behind(levibot: Command, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_leaves_nothing_behind(
+    levibot: Command, tmp_path: Path, home: Path
+) -> None:
     longest = tmp_path / ("r" * 255)  # its draft has a longer name than a file may have
     failed = levibot("backtest", *PERIOD, *SYMBOLS, "--json", longest)
     assert failed.code == 2
     assert "The report cannot be written" in failed.err
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [home]
 
 
 def test_a_draft_that_cannot_take_its_place_is_removed(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from levibot.market.simulator import SimulatedSource
 from levibot.settings import DEFAULT_SYMBOLS, SourceName
 from levibot.trading.costs import Costs
 from levibot.trading.report import Report, bought_once, rebalanced_daily, run_backtest
+from tests.trial_books import new_book
 
 HOUR = timedelta(hours=1)
 QUICK = TrainingParameters(booster=LightGBMParameters(trees=10), n_models=1, n_folds=2)
@@ -72,6 +73,7 @@ def backtest(source: Any, symbols: tuple[str, ...] = SYMBOLS, **change: Any) -> 
         "test_start": day(2020, 7),
         "test_end": day(2020, 9),
         "seed": 1,
+        "trials": new_book(),
         "refit": "monthly",
         "training": QUICK,
     }
@@ -98,6 +100,9 @@ def test_the_json_has_what_the_outside_reads(report: Report) -> None:
             "max_drawdown",
             "turnover_per_day",
             "annual_return",
+            "psr",
+            "deflated_sharpe",
+            "min_track_record_days",
         }
         low, high = read[strategy]["sharpe_ci95"]
         assert low < read[strategy]["sharpe_net"] < high
@@ -292,6 +297,7 @@ def test_holding_the_recorded_market_earned_what_is_known() -> None:
         test_start=day(2023),
         test_end=end_of_day(day(2024, 12, 31)),
         seed=0,
+        trials=new_book(),
         costs=Costs(),
         refit="never",
         training=replace(QUICK, every_bars=24),
