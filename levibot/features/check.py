@@ -92,7 +92,10 @@ def check_no_future(view: FeatureView, panel: Panel, cut: int, *, seed: int = 0)
     """Law 3. The rows before `cut` are bit for bit the same without a future and with another."""
     before = compute(view, panel)[:cut]
     found: dict[str, Violation] = {}
-    futures = {"no future": panel.rows(slice(0, cut)), "another future": another_future(panel, cut, seed, view.side_series)}
+    futures = {
+        "no future": panel.rows(slice(0, cut)),
+        "another future": another_future(panel, cut, seed, view.side_series),
+    }
     for kind, other in futures.items():
         after = compute(view, other)[:cut]
         same = (after == before) | (np.isnan(after) & np.isnan(before))

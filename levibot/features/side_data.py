@@ -71,12 +71,12 @@ def own_times(
     """
     if not series:
         return {}
-    close = panel.closes_at[-1]
-    # By series, then by symbol.
+    close = panel.closes_at[-1:]
+    # By series, then by symbol: what is known at the close, and not too old to be used.
     true_at: dict[str, dict[str, np.datetime64]] = {}
     for one in series:
-        instant = one.true_at_of(close)
-        if instant is not None:
+        instant = one.true_at_of(close[0])
+        if instant is not None and np.isfinite(one.at(close, LONGEST_AGE[one.name])).all():
             of = true_at.setdefault(one.name, {})
             of |= {symbol: instant for symbol in panel.symbols if one.symbol in (None, symbol)}
     return {
