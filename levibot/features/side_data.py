@@ -34,7 +34,13 @@ async def read_side_series(
         return []
     first, last = to_datetime(panel.closes_at[0]), to_datetime(panel.closes_at[-1])
     return await ticks.observations.read(
-        market_id, view.side_series, panel.symbols, first - REACH, last, allows_lag=allows_lag
+        market_id,
+        view.side_series,
+        panel.symbols,
+        first - REACH,
+        last,
+        every=panel.interval,
+        allows_lag=allows_lag,
     )
 
 

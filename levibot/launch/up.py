@@ -16,7 +16,7 @@ import httpx
 import psutil
 from rich.markup import escape
 
-from levibot.errors import ProcessError, SettingsError, SourceError, StoreUnavailable
+from levibot.errors import DataError, ProcessError, SettingsError, SourceError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.launch.fitting_model import Wanted, activate_fitting_model
 from levibot.launch.ray_head import RayHead, check_port, last_line, repository
@@ -211,7 +211,7 @@ class Run:
             await ingest.up_to(until, start, progress)
             try:
                 await ingest_side_series(source, intake, start, until)
-            except SourceError as exc:
+            except (SourceError, DataError) as exc:
                 # It is missing, and says so; the actor that looks outside asks again.
                 text = f"What the market tells beside its bars is missing for now: {exc}"
                 self._steps.say(f"[yellow]{escape(text)}[/yellow]", {"problem": str(exc)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,8 @@ BATCH_ROWS = 5_000
 HISTORY_LIMIT_S = 120.0  # years of quotes by the minute are more than what a statement may usually take
 # How the table says that an observation is of the whole market.
 MARKET = ""
+# Every instant at which anything became known.
+ALL = timedelta(microseconds=1)
 
 _INSERT = """
 INSERT INTO observations (market_id, source, symbol, name, event_ts, available_ts, value)
@@ -27,11 +29,14 @@ SELECT $1, * FROM unnest(
 )
 ON CONFLICT DO NOTHING
 """
+# Of what became known in one stretch of time, the newest event counts at its end, and the last word on it.
 _READ = """
-SELECT name, symbol, event_ts, available_ts, value FROM observations
+SELECT DISTINCT ON (name, symbol, stretch) name, symbol, event_ts, available_ts, value,
+    date_bin($6::interval, available_ts - interval '1 microsecond', timestamptz 'epoch') AS stretch
+FROM observations
 WHERE market_id = $1 AND name = ANY ($2) AND symbol = ANY ($3)
     AND ($4::timestamptz IS NULL OR event_ts >= $4) AND ($5::timestamptz IS NULL OR available_ts <= $5)
-ORDER BY name, symbol, available_ts, event_ts, source
+ORDER BY name, symbol, stretch, event_ts DESC, available_ts DESC, source
 """
 _STANDING = """
 SELECT DISTINCT ON (event_ts) event_ts, value FROM observations
@@ -77,17 +82,20 @@ class ObservationTable:
         since: datetime | None = None,
         as_of: datetime | None = None,
         *,
+        every: timedelta = ALL,
         allows_lag: bool = False,
     ) -> list[SideSeries]:
         """The series of these names as they were known at `as_of`, of the events since `since`.
 
         One for each symbol that has any, and one with symbol None for what is said of the whole market.
-        Where several sources tell one series, what was said last counts. allows_lag: a replica may answer.
+        Where several sources tell one series, the newest event counts, whoever told it. every: the answer is
+        only asked at whole multiples of it since 1970, such as the closes of bars, and is as short as that
+        allows. allows_lag: a replica may answer.
         """
 
         async def body(db: Any, _: Deadline) -> Sequence[Any]:
             wanted = list(names), [*symbols, MARKET]
-            found: Sequence[Any] = await db.fetch(_READ, market_id, *wanted, since, as_of)
+            found: Sequence[Any] = await db.fetch(_READ, market_id, *wanted, since, as_of, every)
             return found
 
         rows = await self._client.read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,7 +16,7 @@ from levibot.market.bars import to_datetime64
 from levibot.market.intake import Intake
 from levibot.market.observations import Observations, Reading, screen_readings
 from levibot.market.side_series import FUNDING_RATE, NFT_FLOOR
-from levibot.stores.observations import BATCH_ROWS
+from levibot.stores.observations import ALL, BATCH_ROWS
 from levibot.stores.ticks import TickStore
 
 pytestmark = pytest.mark.stores
@@ -38,10 +39,10 @@ def said(
     )
 
 
-async def seen_at(store: TickStore, market_id: str, hours: float, name: str = FUNDING_RATE) -> float:
+async def seen_at(store: TickStore, market_id: str, hours: float) -> float:
     """What is known of BTCUSDT so many hours after noon, as whoever asks then is answered."""
     instant = NOON + hours * HOUR
-    series = await store.observations.read(market_id, [name], ["BTCUSDT"], as_of=instant)
+    series = await store.observations.read(market_id, [FUNDING_RATE], ["BTCUSDT"], as_of=instant)
     values = [one.at(np.array([to_datetime64(instant)]), timedelta(days=9))[0] for one in series]
     return float(values[0]) if values else np.nan
 
@@ -55,7 +56,7 @@ async def seen_at(store: TickStore, market_id: str, hours: float, name: str = FU
 async def test_late_and_repeated_rows_end_in_exactly_one_row_each(
     tick_store: TickStore, keys, order, n_writers
 ) -> None:
-    market_id = f"m{order.random()}"
+    market_id = secrets.token_hex(8)
     rows = [(event, later, event + later / 8) for event, later in keys]
     deliveries = []
     for _ in range(n_writers):
@@ -69,6 +70,15 @@ async def test_late_and_repeated_rows_end_in_exactly_one_row_each(
         known = [row for row in rows if row[0] + row[1] <= hours]
         expected = max(known)[2] if known else np.nan
         assert await seen_at(tick_store, market_id, hours) == pytest.approx(expected, nan_ok=True)
+    # Whoever asks at the closes of bars of two hours is told less, and at these closes the same.
+    whole, short = [
+        await tick_store.observations.read(market_id, [FUNDING_RATE], ["BTCUSDT"], every=every)
+        for every in (ALL, 2 * HOUR)
+    ]
+    closes = np.array([to_datetime64(NOON + hours * HOUR) for hours in range(0, 10, 2)])
+    seen = [series[0].at(closes, timedelta(days=9)) for series in (whole, short)]
+    np.testing.assert_array_equal(*seen)
+    assert len(short[0].value) <= len(whole[0].value)
 
 
 async def test_the_first_writer_of_a_row_wins(tick_store: TickStore) -> None:

@@ -37,7 +37,7 @@ from levibot.stores.offline import OfflineStore
 from levibot.stores.online import FeatureReading, OnlineStore
 from levibot.stores.ticks import TickStore
 
-HOUR = timedelta(hours=1)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 RUN = secrets.token_hex(3).upper()
 SYMBOLS = (f"BTC{RUN}", f"ETH{RUN}")
 N = 1600
@@ -54,21 +54,25 @@ def bars(n: int = N) -> dict[str, Bars]:
 def observed(
     name: str, symbol: str | None, every: timedelta, late: timedelta, n: int, rng: np.random.Generator
 ) -> Observations:
-    """One observation after the other from the market's start on, each known a little later."""
-    events = to_datetime64(MARKET_START) + np.arange(n) * np.timedelta64(every)
+    """One observation after the other from the market's start on, each known a little later.
+
+    Quotes are of a minute within the hour, payments and floors of its beginning.
+    """
+    begin = MARKET_START + (20 * MINUTE if name == DEX_SPREAD else 0 * MINUTE)
+    events = to_datetime64(begin) + np.arange(n) * np.timedelta64(every)
     value = np.abs(rng.normal(1e-4, 1e-4, n)) + 1e-6
     return Observations("x", name, symbol, events, events + np.timedelta64(late), value)
 
 
 @pytest.fixture
 def told() -> list[Observations]:
-    rng, minute = np.random.default_rng(5), timedelta(minutes=1)
+    rng = np.random.default_rng(5)
     # Funding of one symbol ends early; quotes of the other stop before the end, and are missing then.
     return [
-        observed(FUNDING_RATE, SYMBOLS[0], 8 * HOUR, minute, N // 8, rng),
-        observed(FUNDING_RATE, SYMBOLS[1], 8 * HOUR, minute, N // 8 - 5, rng),
-        observed(DEX_SPREAD, SYMBOLS[0], HOUR, 7 * minute, N - 1, rng),
-        observed(DEX_SPREAD, SYMBOLS[1], HOUR, 7 * minute, N - 3, rng),
+        observed(FUNDING_RATE, SYMBOLS[0], 8 * HOUR, MINUTE, N // 8, rng),
+        observed(FUNDING_RATE, SYMBOLS[1], 8 * HOUR, MINUTE, N // 8 - 5, rng),
+        observed(DEX_SPREAD, SYMBOLS[0], HOUR, 7 * MINUTE, N - 1, rng),
+        observed(DEX_SPREAD, SYMBOLS[1], HOUR, 7 * MINUTE, N - 3, rng),
         observed(NFT_FLOOR, None, 2 * HOUR, timedelta(0), N // 2, rng),
     ]
 

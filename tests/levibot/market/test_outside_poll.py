@@ -27,8 +27,10 @@ from levibot.market.nft_floor import NftFloor
 from levibot.market.outside_poll import LONGEST_WAIT_S, STORE_TIMEOUT_S, STORED_WITHIN, OutsidePoll
 from levibot.market.outside_source import OutsideSource
 from levibot.market.side_series import LONGEST_AGE, NEWS_SENTIMENT, NFT_FLOOR
+from levibot.resilience.circuit_board import CircuitBoard
 from levibot.resilience.guard import Guard
 from levibot.stores.cache import Cache
+from levibot.stores.redis import open_redis
 from levibot.stores.ticks import TickStore
 from levibot.telemetry.metrics import Metrics
 from tests.fakes.feed_server import FakeFeed
@@ -244,3 +246,33 @@ async def test_a_store_that_is_away_ends_a_look_and_not_the_loop(bench: Bench) -
     await bench.store.close()
     await poll.turn()
     assert poll.status()["state"] == "failing"
+
+
+async def test_processes_tell_each_other_that_a_source_is_away(bench: Bench, redis_url: str) -> None:
+    redis = [open_redis(redis_url, timeout_s=2.0) for _ in range(2)]
+    async with CircuitBoard(redis[0]) as one, CircuitBoard(redis[1]) as other:
+        options: dict[str, Any] = {"timeout_s": 0.2, "reset_s": 5.0, "metrics": bench.metrics}
+        polls = [
+            bench.poll(
+                NftFloor(
+                    NftClient(bench.nft.url, NFT_KEY, bench.clock, shared=board, **options),
+                    APES,
+                    every_s=EVERY_S,
+                )
+            )
+            for board in (one, other)
+        ]
+        bench.nft.fault = "500"
+        for _ in range(2):
+            await polls[0].turn()
+        n_asked = len(bench.nft.asked)
+        deadline = time.monotonic() + 10.0
+        while "circuit" not in polls[1].status()["reason"]:
+            # Until the news is there, a look of the other meets the fault itself.
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.6)
+            await polls[1].turn()
+        # It learned of it before its own failures were enough: five open a circuit.
+        assert len(bench.nft.asked) - n_asked < 5
+    for client in redis:
+        await client.aclose()
