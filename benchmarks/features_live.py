@@ -1,13 +1,15 @@
 """One new bar: all features of one symbol, and of 20 symbols in one call beside 20 calls.
 
 `python -m benchmarks.features_live [--json] [--quick]`. A call takes the bars into the live window and
-computes the newest row of every feature.
+computes the newest row of every feature, by the `Tail` that the online features run too. No side series is
+on but where a figure says so.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from benchmarks.features_market import random_market
 from levibot.features.live import LiveWindow
 from levibot.features.view import FeatureView
 from levibot.features.views import VIEWS
-from levibot.market.bars import Bar, Panel, to_datetime
+from levibot.market.bars import Bar, Panel, to_datetime, to_datetime64
 
 N_SYMBOLS = 20
 N_BARS, QUICK_BARS = 400, 40
@@ -36,17 +38,19 @@ def bars_of(panel: Panel, rows: range) -> list[list[Bar]]:
 
 def window_of(view: FeatureView, panel: Panel, n_new: int) -> tuple[LiveWindow, list[list[Bar]]]:
     """A full window that lacks the newest `n_new` rows, and these rows."""
-    window = LiveWindow(view, panel.symbols, panel.interval)
+    window = LiveWindow(view, panel.symbols, panel.interval, side_series=tuple(panel.extra))
     window.load(panel.rows(slice(0, len(panel) - n_new)))
     return window, bars_of(panel, range(len(panel) - n_new, len(panel)))
 
 
 def timed(window: LiveWindow, new: Sequence[Sequence[Bar]]) -> list[float]:
-    """Milliseconds of each call."""
+    """Milliseconds of each call. The side series of the window, if any, get a value each."""
     out = []
     for bars in new:
         start = time.perf_counter()
         window.put(bars)
+        for name in window.panel.extra:
+            window.put_side(name, bars[0].symbol, to_datetime64(bars[0].ts), bars[0].volume * 1e-6)
         window.features()
         out.append((time.perf_counter() - start) * 1e3)
     return out
@@ -68,12 +72,14 @@ def one_by_one(view: FeatureView, panel: Panel, n_new: int) -> Mapping[str, floa
 
 
 def one_symbol(view: FeatureView, panel: Panel, n_new: int) -> Mapping[str, float]:
-    """One symbol alone."""
-    window, new = window_of(view, panel.columns(slice(0, 1)), n_new)
-    calls = timed(window, new)
+    """One symbol alone, without side series and with all that the view reads."""
+    alone = panel.columns(slice(0, 1))
+    calls = timed(*window_of(view, alone, n_new))
+    sides = replace(alone, extra=dict.fromkeys(view.side_series, alone.volume * 1e-6))
     return {
         "one_symbol_p50_ms": float(np.median(calls)),
         "one_symbol_p99_ms": float(np.quantile(calls, 0.99)),
+        "with_side_series_p50_ms": float(np.median(timed(*window_of(view, sides, n_new)))),
     }
 
 

@@ -19,7 +19,7 @@ from levibot.features.rolling import (
     rolling_min,
     rolling_sum,
 )
-from levibot.features.rolling_extremes import stands
+from levibot.features.rolling_extremes import are_flat, stands
 from levibot.features.rolling_moments import Line, Shape, Spread, rolling_line, rolling_shape, rolling_spread
 from levibot.features.rolling_pairs import over_scale
 from levibot.market.bars import FloatArray
@@ -158,10 +158,4 @@ def close_stands(inputs: Inputs, bars: int) -> BoolArray:
 
 def bars_are_flat(inputs: Inputs, bars: int) -> BoolArray:
     """Whether the last `bars` rows are all one price: nothing was traded, or always at the same."""
-
-    def compute() -> BoolArray:
-        still = stands(inputs.high, bars - 1) & stands(inputs.low, bars - 1)
-        flat: BoolArray = still & (inputs.high == inputs.low)
-        return flat
-
-    return inputs.shared(("bars_are_flat", bars), compute)
+    return inputs.shared(("bars_are_flat", bars), lambda: are_flat(inputs.high, inputs.low, bars))

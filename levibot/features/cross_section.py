@@ -32,11 +32,6 @@ def return_place(inputs: Inputs, bars: int) -> FloatArray:
     return cross_rank(inputs.scaled_change(bars), inputs.has_bar)
 
 
-def vol_place(inputs: Inputs, bars: int) -> FloatArray:
-    """Share of the other symbols with a smaller volatility of the last returns."""
-    return cross_rank(mean_square(inputs, bars), inputs.has_bar)
-
-
 def advance(inputs: Inputs, bars: int) -> FloatArray:
     """Symbols that rose less those that fell over `bars` rows, as a share of all."""
     return inputs.across(np.sign(change(inputs.log_close, bars)))
@@ -89,7 +84,7 @@ CROSS_SECTION = (
         scaled=True,
     ),
     *over(
-        (24, 168, 672),
+        (24, 168),
         "cross_asset",
         "return_place",
         return_place,
@@ -98,16 +93,6 @@ CROSS_SECTION = (
         reads_others=True,
         more_bars=1,
         scaled=True,
-    ),
-    *over(
-        (168,),
-        "cross_asset",
-        "vol_place",
-        vol_place,
-        unit="share of the other symbols",
-        source="Ang, Hodrick, Xing & Zhang 2006: rank of the volatility",
-        reads_others=True,
-        more_bars=1,
     ),
     *over(
         (24, 672),
@@ -149,20 +134,16 @@ CROSS_SECTION = (
         reads_others=True,
         more_bars=1,
     ),
-    *(
-        feature
-        for bars in (4, 24)
-        for feature in over(
-            (bars,),
-            "cross_asset",
-            "relative_volume",
-            relative_volume,
-            unit="log ratio",
-            source="Gervais, Kaniel & Mingelgrin 2001: volume against its own past, and the cross-section",
-            reads_others=True,
-            inputs=("close", "volume"),
-            more_bars=VOLUME_PAST_BARS - bars,
-        )
+    *over(
+        (24,),
+        "cross_asset",
+        "relative_volume",
+        relative_volume,
+        unit="log ratio",
+        source="Gervais, Kaniel & Mingelgrin 2001: volume against its own past, and the cross-section",
+        reads_others=True,
+        inputs=("close", "volume"),
+        more_bars=VOLUME_PAST_BARS - 24,
     ),
     *over(
         (168,),

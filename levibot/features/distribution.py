@@ -117,7 +117,7 @@ DISTRIBUTION = (
         more_bars=1,
     ),
     *over(
-        (168, 672),
+        (168,),
         "distribution",
         "gain_loss_size",
         gain_loss_size,
@@ -157,7 +157,7 @@ DISTRIBUTION = (
         source="empirical distribution function of realised volatility",
     ),
     *over(
-        (24, 168, 1344),
+        (24, 168),
         "distribution",
         "drawdown",
         drawdown,
@@ -184,7 +184,7 @@ DISTRIBUTION = (
         scaled=True,
     ),
     *over(
-        (168, 1344),
+        (168,),
         "distribution",
         "since_high",
         since_high,
@@ -193,7 +193,7 @@ DISTRIBUTION = (
         inputs=("high",),
     ),
     *over(
-        (168, 1344),
+        (168,),
         "distribution",
         "since_low",
         since_low,

@@ -16,8 +16,8 @@ from levibot.features.inputs import Inputs
 from levibot.features.rolling import lag, log_ratio, ratio, rolling_sum
 from levibot.features.rolling_moments import rolling_line
 from levibot.features.rolling_pairs import rolling_ratio, rolling_regression
-from levibot.features.volume import signed_volume, volume_ratio
-from levibot.features.windows import over, over_pairs
+from levibot.features.volume import signed_volume
+from levibot.features.windows import over
 from levibot.market.bars import FloatArray
 
 WITH_VOLUME = ("close", "volume")
@@ -122,7 +122,7 @@ FLOW = (
         inputs=("high", "low", "close", "volume"),
     ),
     *over(
-        (72, 672),
+        (72,),
         "volume",
         "signed_volume",
         signed_volume,
@@ -132,7 +132,7 @@ FLOW = (
         more_bars=1,
     ),
     *over(
-        (24, 168, 672),
+        (24, 168),
         "volume",
         "vwap_gap",
         vwap_gap,
@@ -162,7 +162,7 @@ FLOW = (
         inputs=WITH_VOLUME,
     ),
     *over(
-        (168, 672),
+        (168,),
         "volume",
         "volume_variation",
         volume_variation,
@@ -177,17 +177,6 @@ FLOW = (
         volume_slope,
         unit="means of the window",
         source="least-squares line through dollar volume",
-        inputs=WITH_VOLUME,
-    ),
-    *over_pairs(
-        ((1, 24), (168, 1344)),
-        "volume",
-        "volume_ratio",
-        volume_ratio,
-        parameters=("bars", "past_bars"),
-        rows=max,
-        unit="log ratio",
-        source="Gervais, Kaniel & Mingelgrin 2001: volume against its own past",
         inputs=WITH_VOLUME,
     ),
     *over(
@@ -232,19 +221,15 @@ FLOW = (
         more_bars=1,
         scaled=True,
     ),
-    *(
-        feature
-        for bars in (24, 168)
-        for feature in over(
-            (bars,),
-            "volume",
-            "volume_momentum",
-            volume_momentum,
-            unit="log ratio",
-            source="Gervais, Kaniel & Mingelgrin 2001: volume against its own past",
-            inputs=WITH_VOLUME,
-            more_bars=bars,
-        )
+    *over(
+        (24,),
+        "volume",
+        "volume_momentum",
+        volume_momentum,
+        unit="log ratio",
+        source="Gervais, Kaniel & Mingelgrin 2001: volume against its own past",
+        inputs=WITH_VOLUME,
+        more_bars=24,
     ),
     Feature(
         name="same_hour_volume_7",

@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 
 from levibot.errors import UnknownSymbol, UsageError
-from levibot.features.engine import compute_tail
+from levibot.features.tail import Tail
 from levibot.features.view import FeatureView
 from levibot.market.bars import FIELDS, Bar, FloatArray, Panel, to_datetime64
 
@@ -20,7 +20,7 @@ class LiveWindow:
     Two windows' worth of memory is laid out at the start. Rows are written one behind the other, and when the
     end is reached, the newest move to the beginning: a new bar costs no allocation and rarely a copy.
     side_series: names of series beside the bars that formulas read (see `Panel.extra`).
-    The constructor compiles the formulas.
+    The constructor compiles the formulas and records them (see `tail`).
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class LiveWindow:
         self.symbols = tuple(symbols)
         self.interval = interval
         self.rows = rows
-        self._keep = view.warmup_bars + rows
+        self._tail = Tail(view, rows)
+        self._keep = self._tail.n_rows
         self._column = {symbol: column for column, symbol in enumerate(self.symbols)}
         self._names = (*FIELDS, *side_series)
         self._values = np.full((len(self._names), len(self.symbols), 2 * self._keep), np.nan)
@@ -120,12 +121,13 @@ class LiveWindow:
         """The newest `rows` rows of features, (rows, S, F); fewer while there are fewer. No bars, no rows."""
         if len(self) == 0:
             return np.empty((0, len(self.symbols), len(self.view.features)))
-        return compute_tail(self.view, self.panel, min(self.rows, len(self)))
+        return self._tail.compute(self.panel)
 
     def _compile(self) -> None:
         """Run every formula once over a full window, so that the first bar waits for no compiler.
 
-        Over a window of this shape: a kernel is compiled anew for another layout of its arrays.
+        Over a window of this shape: a kernel is compiled anew for another layout of its arrays, and a record
+        is of one shape.
         """
         hours = np.arange(self._keep)
         self._ts[: self._keep] = np.datetime64("2024-01-01T00:00:00", "us") + hours * np.timedelta64(1, "h")

@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from levibot.errors import LeviBotError
-from levibot.features.shards import Shard, compute_tail_of
+from levibot.features.shards import Shard
 from levibot.features.side_data import attach, own_times, read_side_series
+from levibot.features.tail import Tail
 from levibot.features.view import FeatureView
 from levibot.market.bars import Bars, Panel, to_datetime
 from levibot.market.side_series import SideSeries
@@ -71,8 +72,7 @@ class ShardWindow:
         self._symbols = tuple(symbols)
         self._interval = interval
         self._view = view
-        self._rows = rows
-        self._shard = shard
+        self._tail = Tail(view, rows, shard)
         self._window: dict[str, Bars] = {}
         self._side_series: list[SideSeries] = []
         self._computed: Computed | None = None
@@ -91,7 +91,7 @@ class ShardWindow:
 
     async def read(self, as_of: datetime) -> bool:
         """Read the bars that came since, finished at `as_of`; whether there were any."""
-        keep = self._view.warmup_bars + self._rows
+        keep = self._tail.n_rows
         # The last bar to be read opens at this instant at the latest, and so closes by `as_of`.
         end = as_of - self._interval + timedelta(microseconds=1)
         last = await self._ticks.last_ts(self._market_id, self._symbols, self._interval, end)
@@ -126,9 +126,8 @@ class ShardWindow:
         if self._computed is None and self._window:
             panel = attach(self._panel(), self._side_series)
             times = own_times(self._view, panel, self._side_series)
-            owned = self._shard.owned(panel.symbols)
-            rows = min(self._rows, len(panel))
-            features = compute_tail_of(self._view, panel, rows, owned)
+            owned = self._tail.shard.owned(panel.symbols)
+            features = self._tail.compute(panel)
             event_time = to_datetime(panel.closes_at[-1])
             # A symbol without a bar in the newest row keeps its older vector, which grows stale.
             present = {panel.symbols[column] for column in np.flatnonzero(~np.isnan(panel.close[-1]))}

@@ -8,7 +8,7 @@ import numpy as np
 
 from levibot.features.bar_series import return_sign
 from levibot.features.inputs import Inputs
-from levibot.features.rolling import change, lag, log_ratio, rolling_mean
+from levibot.features.rolling import change, lag, log, ratio, rolling_mean
 from levibot.features.rolling_pairs import rolling_ratio
 from levibot.features.rolling_patterns import permutation_entropy, sign_entropy
 from levibot.features.windows import over, over_pairs
@@ -64,9 +64,9 @@ def hurst(inputs: Inputs, bars: int) -> FloatArray:
     NaN where nothing moved.
     """
     sizes = [rolling_mean(_absolute_move(inputs, scale), bars) for scale in HURST_SCALES]
-    # The least-squares slope through four evenly spaced points weighs them −3, −1, 1, 3.
-    outer, inner = log_ratio(sizes[3], sizes[0]), log_ratio(sizes[2], sizes[1])
-    return (3.0 * outer + inner) * (1.0 / (10.0 * math.log(HURST_SCALES[1])))
+    # The least-squares slope through four evenly spaced points weighs their logs −3, −1, 1, 3: one logarithm.
+    outer = ratio(sizes[3], sizes[0])
+    return log(outer * outer * outer * ratio(sizes[2], sizes[1])) * (1.0 / (10.0 * math.log(HURST_SCALES[1])))
 
 
 def price_entropy(inputs: Inputs, bars: int) -> FloatArray:
@@ -85,7 +85,7 @@ def _absolute_move(inputs: Inputs, bars: int) -> FloatArray:
 
 MEMORY = (
     *over_pairs(
-        ((1, 24), (1, 168), (1, 672), (2, 168), (6, 168), (24, 168), (24, 672)),
+        ((1, 24), (1, 168), (2, 168), (6, 168), (24, 168), (24, 672)),
         "memory",
         "autocorrelation",
         autocorrelation,
@@ -114,7 +114,7 @@ MEMORY = (
         source="Lo & MacKinlay 1988: variance ratio",
     ),
     *over(
-        (168, 672),
+        (168,),
         "memory",
         "hurst",
         hurst,
@@ -123,7 +123,7 @@ MEMORY = (
         more_bars=HURST_SCALES[-1],
     ),
     *over(
-        (168, 672),
+        (168,),
         "memory",
         "price_entropy",
         price_entropy,

@@ -17,11 +17,9 @@ from levibot.features.bar_series import (
     return_sign,
     signed_volume_series,
 )
-from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.rolling import lag, log_ratio, ratio, rolling_mean
 from levibot.features.rolling_pairs import Regression, rolling_ratio, rolling_regression
-from levibot.features.volume import illiquidity_ratio
 from levibot.features.windows import over, over_pairs
 from levibot.market.bars import FloatArray
 
@@ -63,8 +61,9 @@ def corwin_schultz(inputs: Inputs, bars: int) -> FloatArray:
         high, low = log_high(inputs), log_low(inputs)
         both = np.maximum(high, lag(high, 1)) - np.minimum(low, lag(low, 1))
         alpha = (math.sqrt(2.0) - 1.0) * np.sqrt(beta) / ALPHA_DIVISOR - both / math.sqrt(ALPHA_DIVISOR)
+        grown = np.expm1(np.maximum(alpha, 0.0))
         # 2 (e^α − 1) / (1 + e^α)
-        return 2.0 * np.tanh(0.5 * np.maximum(alpha, 0.0))
+        return 2.0 * grown / (2.0 + grown)
 
     return rolling_mean(inputs.shared("corwin_schultz", spreads), bars)
 
@@ -116,17 +115,6 @@ def bulk_flow(inputs: Inputs, bars: int) -> FloatArray:
     return rolling_ratio(_bulk_flow(inputs), inputs.dollar_volume, bars)
 
 
-def side_illiquidity(inputs: Inputs, bars: int) -> FloatArray:
-    """log of the move per dollar of rising bars over that of falling ones. NaN in a window without either."""
-
-    def side(sign: float) -> tuple[FloatArray, FloatArray]:
-        return np.maximum(sign * inputs.log_return, 0.0), np.maximum(sign * signed_volume_series(inputs), 0.0)
-
-    up, up_dollars = inputs.shared("rising_side", lambda: side(1.0))
-    down, down_dollars = inputs.shared("falling_side", lambda: side(-1.0))
-    return log_ratio(rolling_ratio(up, up_dollars, bars), rolling_ratio(down, down_dollars, bars))
-
-
 def _impact(inputs: Inputs, bars: int) -> Regression:
     return inputs.shared(
         ("impact", bars), lambda: rolling_regression(signed_volume_series(inputs), inputs.log_return, bars)
@@ -147,18 +135,7 @@ def _bulk_flow(inputs: Inputs) -> FloatArray:
 
 MICROSTRUCTURE = (
     *over_pairs(
-        ((4, 168), (168, 1344)),
-        "microstructure",
-        "illiquidity_ratio",
-        illiquidity_ratio,
-        parameters=("bars", "past_bars"),
-        rows=lambda _, past_bars: past_bars + 1,
-        unit="log ratio",
-        source="Amihud 2002: absolute return over dollar volume, sums divided",
-        inputs=WITH_VOLUME,
-    ),
-    *over_pairs(
-        ((24, 168), (168, 672)),
+        ((24, 168),),
         "microstructure",
         "amihud_ratio",
         amihud_ratio,
@@ -198,7 +175,7 @@ MICROSTRUCTURE = (
         more_bars=1,
     ),
     *over(
-        (168, 672),
+        (168,),
         "microstructure",
         "kyle_lambda",
         kyle_lambda,
@@ -238,27 +215,17 @@ MICROSTRUCTURE = (
         more_bars=1,
     ),
     *(
-        Feature(
-            name=f"{name}_{bars}",
-            family="microstructure",
+        feature
+        for name, formula in (("vpin", vpin), ("bulk_flow", bulk_flow))
+        for feature in over(
+            (168,),
+            "microstructure",
+            name,
+            formula,
             unit="share of volume",
             source="Easley, López de Prado & O'Hara 2012: bulk volume classification",
             inputs=WITH_VOLUME,
-            window_bars=bars + DAY_BARS,
-            formula=formula,
-            parameters=(("bars", bars),),
+            more_bars=DAY_BARS,
         )
-        for name, formula in (("vpin", vpin), ("bulk_flow", bulk_flow))
-        for bars in (24, 168)
-    ),
-    *over(
-        (168,),
-        "microstructure",
-        "side_illiquidity",
-        side_illiquidity,
-        unit="log ratio",
-        source="Brennan, Chordia, Subrahmanyam & Tong 2012: illiquidity of buys and sells apart",
-        inputs=WITH_VOLUME,
-        more_bars=1,
     ),
 )

@@ -17,8 +17,6 @@ from levibot.features.bar_series import (
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.rolling import (
-    BoolArray,
-    change,
     log,
     ratio,
     rolling_max,
@@ -29,7 +27,6 @@ from levibot.features.rolling import (
 from levibot.features.rolling_pairs import rolling_ratio
 from levibot.features.talib_series import (
     EMA_CHAIN_SPANS,
-    EMA_SPANS,
     STANDSTILL_LENGTHS,
     WILDER_LENGTHS,
     ema_rows,
@@ -115,16 +112,6 @@ def stochastic_rsi(inputs: Inputs, bars: int) -> FloatArray:
     return ratio(strength - low, np.where(span > SMALLEST_RSI_RANGE, span, np.nan))
 
 
-def true_strength(inputs: Inputs, bars: int) -> FloatArray:
-    """Twice smoothed price change over twice smoothed absolute one, by TA-Lib's EMA: −1 to 1.
-
-    The second span is half of the first. NaN when the price stood for STANDSTILL_LENGTHS · bars.
-    """
-    moved = change(inputs.close, 1)
-    still = close_stands(inputs, STANDSTILL_LENGTHS * bars)
-    return ratio(_smoothed_twice(moved, bars, still), _smoothed_twice(np.abs(moved), bars, still))
-
-
 def bull_power(inputs: Inputs) -> FloatArray:
     """log(H / TA-Lib's EMA of ELDER_SPAN bars) over sigma_slow."""
     return per_sigma(inputs, log_high(inputs) - _log_elder_average(inputs), 1)
@@ -144,12 +131,6 @@ def _fast_k(inputs: Inputs, bars: int) -> FloatArray:
     fields = (inputs.high, inputs.low, inputs.close)
     parameters = {"fastk_period": bars, "fastd_period": 1}
     return talib_series("STOCHF", fields, bars, parameters, unknown=bars_are_flat(inputs, bars))
-
-
-def _smoothed_twice(x: FloatArray, bars: int, unknown: BoolArray) -> FloatArray:
-    once = talib_series("EMA", (x,), bars, {"timeperiod": bars})
-    rows = EMA_SPANS * (bars + 1)
-    return talib_series("EMA", (once,), rows, {"timeperiod": bars // 2}, unknown=unknown)
 
 
 def _log_elder_average(inputs: Inputs) -> FloatArray:
@@ -176,9 +157,9 @@ def _rsi(bars: int) -> Feature:
 RSI = tuple(_rsi(bars) for bars in (14, 72))
 
 OSCILLATORS = (
-    *(_rsi(bars) for bars in (6, 24, 48)),
+    *(_rsi(bars) for bars in (24,)),
     *over(
-        (14, 72),
+        (14,),
         "oscillators",
         "stochastic",
         stochastic,
@@ -188,7 +169,7 @@ OSCILLATORS = (
         more_bars=SMOOTHED_BARS - 1,
     ),
     *over(
-        (14, 72),
+        (14,),
         "oscillators",
         "stochastic_signal",
         stochastic_signal,
@@ -198,7 +179,7 @@ OSCILLATORS = (
         more_bars=2 * (SMOOTHED_BARS - 1),
     ),
     *over(
-        (14, 48),
+        (14,),
         "oscillators",
         "williams_r",
         williams_r,
@@ -216,7 +197,7 @@ OSCILLATORS = (
         inputs=("high", "low", "close"),
     ),
     *over(
-        (14, 48),
+        (14,),
         "oscillators",
         "money_flow",
         money_flow,
@@ -246,7 +227,7 @@ OSCILLATORS = (
             parameters=(("bars", bars),),
             scaled=True,
         )
-        for bars in (15, 45)
+        for bars in (15,)
     ),
     *(
         Feature(
@@ -259,20 +240,7 @@ OSCILLATORS = (
             formula=stochastic_rsi,
             parameters=(("bars", bars),),
         )
-        for bars in (14, 48)
-    ),
-    *(
-        Feature(
-            name=f"true_strength_{bars}",
-            family="oscillators",
-            unit="share of the moves",
-            source="TA-Lib EMA, twice (Blau 1991: true strength index)",
-            inputs=("close",),
-            window_bars=EMA_SPANS * (bars + 1) + bars,
-            formula=true_strength,
-            parameters=(("bars", bars),),
-        )
-        for bars in (24, 72)
+        for bars in (14,)
     ),
     *(
         Feature(

@@ -96,7 +96,7 @@ def _rogers_satchell(inputs: Inputs) -> FloatArray:
 
 RANGES = (
     *over(
-        (8, 168),
+        (168,),
         "volatility",
         "parkinson",
         parkinson,
@@ -133,7 +133,7 @@ RANGES = (
         inputs=ALL_PRICES,
     ),
     *over(
-        (24, 168),
+        (24,),
         "volatility",
         "yang_zhang",
         yang_zhang,
@@ -153,7 +153,7 @@ RANGES = (
             formula=true_range_share,
             parameters=(("bars", bars),),
         )
-        for bars in (14, 48)
+        for bars in (14,)
     ),
     *over(
         (24, 168),

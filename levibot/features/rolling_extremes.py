@@ -54,6 +54,14 @@ def stands(x: FloatArray, bars: int) -> npt.NDArray[np.bool_]:
     return out.T
 
 
+def are_flat(high: FloatArray, low: FloatArray, bars: int) -> npt.NDArray[np.bool_]:
+    """Whether the last `bars` rows are all one value, high and low alike; False where one is not known."""
+    tops, bottoms = by_symbol(high), by_symbol(low)
+    out = np.empty(tops.shape, dtype=np.bool_)
+    _flat(tops, bottoms, bars, out)
+    return out.T
+
+
 @compiled
 def _since_max(x: FloatArray, window: int, out: FloatArray) -> None:
     n_symbols, n_rows = x.shape
@@ -155,3 +163,15 @@ def _stands(x: FloatArray, bars: int, out: npt.NDArray[np.bool_]) -> None:
         for row in range(n_rows):
             same = min(same + 1, bars) if row and x[s, row] == x[s, row - 1] else 0
             out[s, row] = same >= bars
+
+
+@compiled
+def _flat(high: FloatArray, low: FloatArray, bars: int, out: npt.NDArray[np.bool_]) -> None:
+    n_symbols, n_rows = high.shape
+    for s in range(n_symbols):
+        tops, bottoms, result = high[s], low[s], out[s]
+        same = 0
+        for row in range(n_rows):
+            goes_on = row > 0 and tops[row] == tops[row - 1]
+            same = (same if goes_on else 0) + 1 if tops[row] == bottoms[row] else 0
+            result[row] = same >= bars

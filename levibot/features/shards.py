@@ -33,21 +33,44 @@ class Shard:
         return tuple(s for s in symbols if zlib.crc32(s.encode()) % self.count == self.index)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Features that read the same symbols.
+
+    view: those at `places` of the whole view. symbols: the ones read. kept: the columns of the owned ones.
+    """
+
+    view: FeatureView
+    symbols: tuple[str, ...]
+    places: Sequence[int] | slice
+    kept: Sequence[int] | slice
+
+
+def parts_of(view: FeatureView, symbols: Sequence[str], owned: Sequence[str]) -> tuple[Part, ...]:
+    """What is to be computed for the owned symbols: only what depends on the others is computed for all."""
+    everybody, everything = tuple(symbols), slice(None)
+    if tuple(owned) == everybody:
+        return (Part(view, everybody, everything, everything),)
+    if not owned:
+        return ()
+    columns = [everybody.index(symbol) for symbol in owned]
+    parts = []
+    for across, read, kept in ((True, everybody, columns), (False, tuple(owned), everything)):
+        places = [place for place, feature in enumerate(view.features) if feature.reads_others is across]
+        if places:
+            part = FeatureView(view.name, tuple(view.features[place] for place in places))
+            parts.append(Part(part, read, places, kept))
+    return tuple(parts)
+
+
 def compute_tail_of(view: FeatureView, panel: Panel, rows: int, owned: Sequence[str]) -> FloatArray:
     """The columns of `owned` in `compute_tail(view, panel, rows)`: (rows, len(owned), F).
 
     Every symbol's bars are read, and only what depends on the others is computed for the others too.
     Raises UsageError as `compute_tail` does.
     """
-    columns = [panel.symbols.index(symbol) for symbol in owned]
-    if len(columns) == len(panel.symbols):
-        return compute_tail(view, panel, rows)[:, columns]
-    out = np.full((rows, len(columns), len(view.features)), np.nan)
-    if not columns:
-        return out
-    for across, bars, kept in ((True, panel, columns), (False, panel.of(owned), list(range(len(columns))))):
-        places = [place for place, feature in enumerate(view.features) if feature.reads_others is across]
-        if places:
-            part = FeatureView(view.name, tuple(view.features[place] for place in places))
-            out[:, :, places] = compute_tail(part, bars, rows)[:, kept]
+    out = np.full((rows, len(owned), len(view.features)), np.nan)
+    for part in parts_of(view, panel.symbols, owned):
+        bars = panel if part.symbols == panel.symbols else panel.of(part.symbols)
+        out[:, :, part.places] = compute_tail(part.view, bars, rows)[:, part.kept]
     return out

@@ -109,7 +109,7 @@ TREND_LINES = (
         source="Bollinger 2001: place between the bands, on log prices",
     ),
     *over_pairs(
-        ((8, 24), (24, 168), (72, 336), (168, 672)),
+        ((8, 24), (24, 168), (168, 672)),
         "trend",
         "average_cross",
         average_cross,
@@ -131,13 +131,13 @@ TREND_LINES = (
             parameters=(("bars", bars),),
             scaled=True,
         )
-        for bars in (12, 50, 150)
+        for bars in (50,)
     ),
     *(
         feature
         for name, formula in (("macd", macd), ("macd_histogram", macd_histogram))
         for feature in over_pairs(
-            ((12, 26), (48, 104)),
+            ((12, 26),),
             "trend",
             name,
             formula,

@@ -128,10 +128,10 @@ VOLATILITY_SHAPE = (
             parameters=(("bars", bars),),
             scaled=True,
         )
-        for bars in (11, 48)
+        for bars in (11,)
     ),
     *over(
-        (168, 672),
+        (168,),
         "volatility",
         "vol_of_vol",
         vol_of_vol,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
@@ -15,7 +14,7 @@ from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, Res
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from levibot.stores.redis_connection import CancellableConnection
+from levibot.stores.redis_connection import CancellableConnection, WaitingPool
 from levibot.stores.redis_url import SentinelUrl
 
 T = TypeVar("T")
@@ -99,7 +98,7 @@ class PrimaryConnection(CancellableConnection):
             raise RedisConnectionError(f"{self.host}:{self.port} takes no writes: {exc}") from exc
 
 
-class PrimaryPool(BlockingConnectionPool):
+class PrimaryPool(WaitingPool):
     """A pool of `PrimaryConnection`s, which connect at their first command, inside its repeats."""
 
     def __init__(self, *, primary: Primary, **options: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -25,7 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from levibot.errors import StoreError, StoreUnavailable
 from levibot.stores.failover import Primary, PrimaryPool, RetryWithin, is_refused_by_former_primary
-from levibot.stores.redis_connection import CANCELLABLE
+from levibot.stores.redis_connection import CANCELLABLE, WaitingPool
 from levibot.stores.redis_url import check_url, is_sentinel, parse_sentinel
 
 T = TypeVar("T")
@@ -58,12 +58,12 @@ def open_redis(
         at = parse_sentinel(url)
         login = {"username": at.username, "password": at.password, "db": at.db}
         primary = Primary(at, timeout_s=timeout_s)
-        pool: BlockingConnectionPool = PrimaryPool(
+        pool: WaitingPool = PrimaryPool(
             primary=primary, retry=RetryWithin(failover_s), socket_timeout=timeout_s, **login, **options
         )
         return Redis.from_pool(pool)
     check_url(url)
-    pool = BlockingConnectionPool.from_url(
+    pool = WaitingPool.from_url(
         url,
         health_check_interval=HEALTH_CHECK_S,
         # One more try: a pooled connection may have died unseen. Real retries are the guard's.

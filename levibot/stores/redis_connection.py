@@ -1,10 +1,12 @@
-"""redis-py's connections, which a cancelled task gives up at every point."""
+"""redis-py's connections, which a cancelled task gives up at every point, and a pool that rarely waits."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
+from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 
 
@@ -45,3 +47,44 @@ CANCELLABLE: dict[type[AbstractConnection], type[AbstractConnection]] = {
     SSLConnection: CancellableTlsConnection,
     UnixDomainSocketConnection: CancellableUnixConnection,
 }
+
+
+class WaitingPool(BlockingConnectionPool):
+    """redis-py's pool that waits for a connection, without the cost of waiting where one is free.
+
+    redis-py's own takes a lock, sets a timer and tells possible waiters at every command. State beside its
+    own: how many wait.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._n_waiting = 0
+
+    async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
+        """A connection, as soon as one is free. Raises redis-py's ConnectionError when `timeout` is over."""
+        # Nothing is awaited between the look and the taking. Who comes while others wait, waits with them.
+        if self._n_waiting or self._in_maintenance or not self.can_get_connection():
+            self._n_waiting += 1
+            try:
+                waited: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call]
+            finally:
+                self._n_waiting -= 1
+            return waited
+        connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Give a connection back, and wake one that waits for it."""
+        if self._in_maintenance:
+            await super().release(connection)
+            return
+        await ConnectionPool.release(self, connection)
+        # Asked when the connection is back: who began to wait before sees it, or is seen here.
+        if self._n_waiting:
+            async with self._condition:
+                self._condition.notify()

@@ -39,7 +39,7 @@ OPENERS = {
 RAY_CALLS = {("ray", "get"), ("ray", "wait")}
 # What every client is given when it is made: any one of these words.
 TIMEOUTS: Mapping[str, frozenset[str]] = {
-    "BlockingConnectionPool.from_url": frozenset({"socket_timeout"}),
+    "WaitingPool.from_url": frozenset({"socket_timeout"}),
     "asyncpg.create_pool": frozenset({"timeout"}),
     "asyncpg.connect": frozenset({"timeout"}),
     "clickhouse_connect.get_client": frozenset({"send_receive_timeout"}),
@@ -272,7 +272,7 @@ class X:
         ("levibot/market/exchange.py", "def load():\n    import ccxt.pro"),
         ("levibot/stores/postgres_pool.py", "asyncpg.create_pool(dsn)"),
         ("levibot/stores/clickhouse.py", "clickhouse_connect.get_client(dsn=dsn, interface='http')"),
-        ("levibot/stores/redis.py", "BlockingConnectionPool.from_url(url, max_connections=3)"),
+        ("levibot/stores/redis.py", "WaitingPool.from_url(url, max_connections=3)"),
         ("deployments/x.py", "self._guard = Guard('x', timeout_s=1.0, transient=())"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Channels and directional movement against Wilder's, Chande's and Hosoda's recipes, bar by bar."""
+"""Channels and directional movement against Wilder's recipe and the others', bar by bar."""
 
 from __future__ import annotations
 
@@ -11,19 +11,8 @@ from levibot.features.channels import CHANNELS
 from tests.levibot.features.one_symbol import OneSymbol, ids, wilder
 
 
-def channel(b: OneSymbol, bars: int, ago: int = 0) -> tuple[float, float]:
-    end = len(b.c) - ago
-    return float(b.h[end - bars : end].max()), float(b.l[end - bars : end].min())
-
-
-def donchian(b: OneSymbol, bars: int) -> float:
-    top, bottom = channel(b, bars)
-    return (b.c[-1] - bottom) / (top - bottom)
-
-
 def width(b: OneSymbol, bars: int) -> float:
-    top, bottom = channel(b, bars)
-    return float(np.log(top / bottom))
+    return float(np.log(b.h[-bars:].max() / b.l[-bars:].min()))
 
 
 def true_ranges(b: OneSymbol, bars: int) -> float:
@@ -49,30 +38,11 @@ def balance(b: OneSymbol, bars: int) -> np.ndarray:
     return (plus - minus) / np.maximum(plus + minus, 1e-12)
 
 
-def aroon(b: OneSymbol, bars: int) -> float:
-    high, low = b.h[-bars - 1 :], b.l[-bars - 1 :]
-    return 100.0 * (int(np.argmax(high)) - int(np.argmin(low))) / bars
-
-
-def middle(b: OneSymbol, bars: int, ago: int = 0) -> float:
-    return sum(channel(b, bars, ago)) / 2
-
-
-def cloud(b: OneSymbol) -> tuple[float, float]:
-    return (middle(b, 9, 26) + middle(b, 26, 26)) / 2, middle(b, 52, 26)
-
-
 EXPECTED: dict[str, Callable[..., float]] = {
-    "donchian": donchian,
     "channel_width": lambda b, bars: width(b, bars) / (b.sigma * np.sqrt(bars)),
     "choppiness": lambda b, bars: np.log(true_ranges(b, bars) / width(b, bars)) / np.log(bars),
     "vortex": vortex,
     "adx": lambda b, bars: 100.0 * wilder(np.abs(balance(b, bars)), bars)[-1],
-    "directional_balance": lambda b, bars: balance(b, bars)[-1],
-    "aroon": aroon,
-    "ichimoku_cross": lambda b: np.log(middle(b, 9) / middle(b, 26)) / (b.sigma * np.sqrt(26)),
-    "ichimoku_cloud_gap": lambda b: np.log(b.c[-1] / np.mean(cloud(b))) / (b.sigma * np.sqrt(52)),
-    "ichimoku_cloud_width": lambda b: np.log(cloud(b)[0] / cloud(b)[1]) / (b.sigma * np.sqrt(52)),
 }
 
 

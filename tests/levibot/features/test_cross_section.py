@@ -52,7 +52,6 @@ EXPECTED: dict[str, Callable[[Symbols, int], FloatArray]] = {
     "dispersion": lambda s, bars: everywhere(scaled(s, bars).std()),
     "relative_return": lambda s, bars: less_mean(scaled(s, bars)),
     "return_place": lambda s, bars: places(scaled(s, bars)),
-    "vol_place": lambda s, bars: places(log_vol(s, bars)),
     "breadth": lambda s, bars: everywhere(np.mean([b.c[-1] > b.c[-bars:].mean() for b in s])),
     "advance": lambda s, bars: everywhere(np.mean([np.sign(b.r[-bars:].sum()) for b in s])),
     "market_vol": lambda s, bars: everywhere(np.mean(log_vol(s, bars) - np.log([b.sigma for b in s]))),

@@ -51,9 +51,6 @@ EXPECTED: dict[str, Callable[..., float]] = {
     "volume_score": lambda b, bars: (b.dollars[-1] - b.dollars[-bars:].mean()) / b.dollars[-bars:].std(),
     "volume_variation": lambda b, bars: b.dollars[-bars:].std() / b.dollars[-bars:].mean(),
     "volume_slope": volume_slope,
-    "volume_ratio": lambda b, bars, past_bars: np.log(
-        b.dollars[-bars:].mean() / b.dollars[-past_bars:].mean()
-    ),
     "price_volume_correlation": lambda b, bars: np.corrcoef(b.r[-bars:], b.dollars[-bars:])[0, 1],
     "move_volume_correlation": lambda b, bars: np.corrcoef(np.abs(b.r[-bars:]), b.dollars[-bars:])[0, 1],
     "quiet_return": lambda b, bars: beside_volume(b, bars, -1),
@@ -81,7 +78,6 @@ def test_a_window_without_trade_has_no_flow(long_market) -> None:
         "vwap_gap_24",
         "force_24",
         "volume_score_24",
-        "volume_ratio_1_24",
         "volume_momentum_24",
         "same_hour_volume_7",
     }

@@ -81,9 +81,9 @@ def test_trending_and_reverting_returns_are_told_apart(long_market, memory, sign
     view = FeatureView("memory", MEMORY)
     mean = np.nanmean(compute(view, walk(long_market, memory)), axis=(0, 1))
     value = dict(zip(view.names, mean, strict=True))
-    assert value["autocorrelation_1_672"] == pytest.approx(memory, abs=0.05)
+    assert value["autocorrelation_1_168"] == pytest.approx(memory, abs=0.05)
     assert sign * (value["variance_ratio_8_168"] - 1.0) > 0.2
-    assert sign * (value["hurst_672"] - 0.5) > 0.05
+    assert sign * (value["hurst_168"] - 0.5) > 0.05
     assert sign * value["sign_persistence_168"] > 0.2
 
 
@@ -91,7 +91,7 @@ def test_a_walk_without_memory_shows_none(long_market) -> None:
     view = FeatureView("memory", MEMORY)
     mean = np.nanmean(compute(view, walk(long_market, 0.0)), axis=(0, 1))
     value = dict(zip(view.names, mean, strict=True))
-    assert value["autocorrelation_1_672"] == pytest.approx(0.0, abs=0.05)
+    assert value["autocorrelation_1_168"] == pytest.approx(0.0, abs=0.05)
     assert value["variance_ratio_8_168"] == pytest.approx(1.0, abs=0.1)
-    assert value["hurst_672"] == pytest.approx(0.5, abs=0.03)
+    assert value["hurst_168"] == pytest.approx(0.5, abs=0.03)
     assert value["direction_entropy_168"] > 0.95

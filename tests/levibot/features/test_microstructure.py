@@ -16,10 +16,6 @@ from levibot.market.bars import FloatArray
 from tests.levibot.features.one_symbol import OneSymbol, ids
 
 
-def sums_illiquidity(b: OneSymbol, bars: int) -> float:
-    return float(np.abs(b.r[-bars:]).sum() / b.dollars[-bars:].sum())
-
-
 def mean_illiquidity(b: OneSymbol, bars: int) -> float:
     return float((np.abs(b.r[-bars:]) / b.dollars[-bars:]).mean())
 
@@ -65,16 +61,7 @@ def bulk(b: OneSymbol, bars: int) -> FloatArray:
     return np.array([math.erf(score / math.sqrt(2)) for score in scores]) * b.dollars[-bars:]
 
 
-def side_illiquidity(b: OneSymbol, bars: int) -> float:
-    r, dollars = b.r[-bars:], b.dollars[-bars:]
-    up, down = r > 0, r < 0
-    return float(np.log(r[up].sum() / dollars[up].sum()) - np.log(-r[down].sum() / dollars[down].sum()))
-
-
 EXPECTED: dict[str, Callable[..., float]] = {
-    "illiquidity_ratio": lambda b, bars, past_bars: np.log(
-        sums_illiquidity(b, bars) / sums_illiquidity(b, past_bars)
-    ),
     "amihud_ratio": lambda b, bars, past_bars: np.log(
         mean_illiquidity(b, bars) / mean_illiquidity(b, past_bars)
     ),
@@ -87,7 +74,6 @@ EXPECTED: dict[str, Callable[..., float]] = {
     "zero_returns": lambda b, bars: (b.r[-bars:] == 0.0).mean(),
     "vpin": lambda b, bars: np.abs(bulk(b, bars)).sum() / b.dollars[-bars:].sum(),
     "bulk_flow": lambda b, bars: bulk(b, bars).sum() / b.dollars[-bars:].sum(),
-    "side_illiquidity": side_illiquidity,
 }
 
 

@@ -64,12 +64,6 @@ def stochastic_rsi(b: OneSymbol, bars: int) -> float:
     return float((window[-1] - window.min()) / np.ptp(window))
 
 
-def true_strength(b: OneSymbol, bars: int) -> float:
-    change = np.diff(b.c)
-    top = ema(ema(change, bars), bars // 2)[-1]
-    return float(top / ema(ema(np.abs(change), bars), bars // 2)[-1])
-
-
 EXPECTED: dict[str, Callable[..., float]] = {
     "rsi": lambda b, bars: rsi_series(b, bars)[-1],
     "stochastic": slow_k,
@@ -80,7 +74,6 @@ EXPECTED: dict[str, Callable[..., float]] = {
     "ultimate": ultimate,
     "trix": trix,
     "stochastic_rsi": stochastic_rsi,
-    "true_strength": true_strength,
     "bull_power": lambda b: np.log(b.h[-1] / ema(b.c, 13)[-1]) / b.sigma,
     "bear_power": lambda b: np.log(b.l[-1] / ema(b.c, 13)[-1]) / b.sigma,
     "power_balance": lambda b, bars: np.log(b.c / b.o)[-bars:].sum() / np.log(b.h / b.l)[-bars:].sum(),
@@ -110,5 +103,5 @@ def test_an_oscillator_of_a_standing_price_is_not_known(long_market) -> None:
     newest = compute(view, replace(long_market, **fields))[-1]
     known = {name for name, value in zip(view.names, newest[1], strict=True) if np.isfinite(value)}
     # What compares a price with an average of it has an answer: no distance.
-    assert known == {"trix_15", "trix_45", "bull_power", "bear_power"}
+    assert known == {"trix_15", "bull_power", "bear_power"}
     assert np.isfinite(newest[0]).all()

@@ -55,7 +55,7 @@ def test_a_range_estimator_is_its_definition(symbols, full_values, feature) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["garman_klass_168", "rogers_satchell_168", "yang_zhang_168", "parkinson_168"]
+    "name", ["garman_klass_168", "rogers_satchell_168", "yang_zhang_24", "parkinson_168"]
 )
 def test_a_walk_of_known_volatility_is_measured_within_a_few_percent(long_market, name) -> None:
     rng = np.random.default_rng(3)

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from levibot.features.rolling_extremes import (
+    are_flat,
     bars_since_max,
     bars_since_min,
     rolling_drawdown,
@@ -190,6 +191,17 @@ def test_a_price_stands_after_as_many_equal_steps(level) -> None:
     assert standing[209:290, 1].all()
     assert not standing[290:].any()
     assert not standing[:, 0].any()
+
+
+def test_bars_are_flat_when_high_and_low_are_one_price(level) -> None:
+    flat = are_flat(level, level, 10)
+    # Ten rows of one price, where a price that stands needs one more to stand still from.
+    np.testing.assert_array_equal(flat, stands(level, 9) & ~np.isnan(level))
+    higher = level.copy()
+    higher[250, 1] *= 1.001
+    np.testing.assert_array_equal(are_flat(higher, level, 10)[250:260, 1], False)
+    assert are_flat(higher, level, 10)[[249, 260], 1].all()
+    assert are_flat(level, level, 1)[~np.isnan(level)].all()
 
 
 def entropy(counts: list[int], kinds: int) -> float:

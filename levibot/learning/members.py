@@ -1,0 +1,73 @@
+"""The members of the ensemble, what they weigh before anything is known of them, and how they add up.
+
+A member has an opinion of each symbol between -1 and 1: a rule (`trend`: max(mean tanh, 0), `strength`) or a
+learned one (a smoothed tanh of prediction over usual size, shorts at half). The ensemble's score is
+
+    score = PARTS * sum over members of weight * opinion,   weights >= 0, sum 1
+
+and a position follows from the score through the volatility target and the no-trade band. The prior weights
+are the signal of three parts: each rule is one part, the learned members share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from levibot.errors import DataError
+from levibot.market.bars import BoolArray, FloatArray
+
+RULES = ("trend", "strength")
+# The scale that makes the prior weights the sum of trend, strength and one learned opinion.
+PARTS = 3.0
+
+
+def prior_weights(members: Sequence[str]) -> FloatArray:
+    """(M,) on the simplex: one part to each rule, one part shared by the learned members.
+
+    Raises DataError without members, or with one named twice.
+    """
+    if not members or len(set(members)) < len(members):
+        raise DataError(f"The members are {', '.join(members) or 'none'}: each must be named once.")
+    n_learned = sum(member not in RULES for member in members)
+    parts = np.array([1.0 if member in RULES else 1.0 / n_learned for member in members])
+    weights: FloatArray = parts / parts.sum()
+    return weights
+
+
+def given_to_present(weights: FloatArray, present: BoolArray) -> FloatArray:
+    """Weights (..., M) of those present alone: what the missing ones weigh goes to the others in proportion.
+
+    present: broadcasts with weights. Where all of those present weigh nothing, they share equally; where none
+    is present, every weight is NaN.
+    """
+    present, weights = np.broadcast_arrays(present, weights)
+    kept = np.where(present, weights, 0.0)
+    total = kept.sum(axis=-1, keepdims=True)
+    kept = np.where(total > 0.0, kept, present)
+    total = kept.sum(axis=-1, keepdims=True)
+    shared: FloatArray = np.divide(kept, total, out=np.full(kept.shape, np.nan), where=total > 0.0)
+    return shared
+
+
+def combined(opinions: FloatArray, weights: FloatArray) -> FloatArray:
+    """The ensemble's score (...,) of opinions (..., M) in [-1, 1] under weights (M,) or (..., M).
+
+    A NaN opinion is a missing member there and then: its weight goes to the others. No opinion, no score:
+    NaN. The score lies in [-PARTS, PARTS].
+    """
+    present = np.isfinite(opinions)
+    shared = given_to_present(weights, present)
+    score: FloatArray = PARTS * (shared * np.where(present, opinions, 0.0)).sum(axis=-1)
+    return score
+
+
+def checked_weights(weights: FloatArray, n_members: int) -> FloatArray:
+    """The same weights, when they are (M,) finite, >= 0 and sum to 1. Raises DataError otherwise."""
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (n_members,) or not np.isfinite(weights).all() or weights.min() < 0.0:
+        raise DataError(f"Weights {weights.tolist()} must be {n_members} finite numbers, none negative.")
+    if abs(weights.sum() - 1.0) > 1e-9:
+        raise DataError(f"The weights sum to {weights.sum():.12f}: they must sum to 1.")
+    return weights
