@@ -16,9 +16,10 @@ from levibot.market.intake import Account, Intake
 from levibot.market.trade_backfill import TradeBackfill
 from levibot.market.trade_feed import TradeFeed
 from levibot.market.trade_ingest import TradeIngest
+from levibot.resilience.circuit_board import CircuitBoard
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
-from levibot.stores.connect import open_ticks
+from levibot.stores.connect import open_ticks, open_volatile
 from levibot.stores.tick_maintenance import TickMaintenance
 
 WRITE_TIMEOUT_S = 30.0
@@ -91,7 +92,9 @@ class LiveTrades:
         """Follow until a problem comes up, which is raised."""
         settings = self._settings
         ticks = await open_ticks(settings)
-        client = ExchangeClient(settings.exchange, self._clock, base_url=settings.exchange_url)
+        volatile = open_volatile(settings)
+        board = CircuitBoard(volatile)
+        client = ExchangeClient(settings.exchange, self._clock, base_url=settings.exchange_url, shared=board)
         intake = Intake(ticks, settings.market_id)
         ingest = TradeIngest(intake, self._guard)
         maintenance = TickMaintenance(ticks.rollup, ticks.partitions, self._clock)
@@ -103,7 +106,7 @@ class LiveTrades:
             self._feed = TradeFeed(client, settings.symbols, self._clock, newest_ids=newest_ids)
             self._ingest = ingest
             self._problem = ""
-            async with asyncio.TaskGroup() as jobs:
+            async with board, asyncio.TaskGroup() as jobs:
                 jobs.create_task(maintenance.run())
                 jobs.create_task(self._fill_holes(intake, client))
                 jobs.create_task(self._watch_exchange(client))
@@ -116,6 +119,7 @@ class LiveTrades:
             self._account += ingest.account
             self._ingest = None
             await client.close()
+            await volatile.aclose()
             await ticks.close()
 
     async def _watch_exchange(self, client: ExchangeClient) -> None:

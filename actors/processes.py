@@ -19,6 +19,7 @@ from actors import (
     feature_shard,
     market_feed,
     online_features,
+    outside_data,
 )
 from actors.answers import answer_of
 from levibot.errors import LeviBotError, NotReady
@@ -32,6 +33,7 @@ NAMES = (
     feature_history.NAME,
     dead_letter_replayer.NAME,
     feature_monitor.NAME,
+    outside_data.NAME,
 )
 TIMEOUT_S = 1.0
 

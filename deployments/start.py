@@ -13,6 +13,7 @@ from actors import (
     feature_monitor,
     market_feed,
     online_features,
+    outside_data,
 )
 from deployments.app import app
 from levibot.settings import Settings
@@ -35,6 +36,7 @@ def main() -> None:
         feature_history,
         market_feed,
         feature_monitor,
+        outside_data,
     )
     for actor in detached:
         actor.start(settings)

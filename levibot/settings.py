@@ -61,6 +61,16 @@ class Settings(BaseSettings):
     news_key: str | None = Field(None, repr=False)
     news_model: str = Field("gpt-4o-mini", description="model that reads the headlines")
     news_budget_usd: float = Field(1.0, ge=0.0, description="what the headlines may cost a day, UTC")
+    news_feed_url: str = Field(
+        "https://www.coindesk.com/arc/outboundfeeds/rss/", description="RSS feed of the headlines to rate"
+    )
+    nft_collection: str = Field(
+        "0xbc4ca0eda7647a8ab7c2061c2e118a18a936f13d", description="collection whose floor is watched"
+    )
+    funding_poll_s: float = Field(60.0, ge=0.1, le=3600.0, description="from one look at funding to the next")
+    dex_poll_s: float = Field(60.0, ge=0.1, le=3600.0, description="the same for DEX quotes")
+    nft_poll_s: float = Field(600.0, ge=0.1, le=86400.0, description="the same for NFT floors")
+    news_poll_s: float = Field(900.0, ge=0.1, le=86400.0, description="the same for headlines")
 
     train_start: datetime | None = Field(None, description="first bar that training sees")
     replay_start: datetime | None = Field(None, description="where the replay of a market begins")

@@ -15,6 +15,8 @@ import typer
 
 from levibot.errors import DataError, LeviBotError, UsageError
 from levibot.features.engine import compute
+from levibot.features.side_data import attach_stored
+from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel
 from levibot.learning.training import train
@@ -30,21 +32,26 @@ from tune.training_data import TrainingData, ask_for_export, read_export
 log = structlog.get_logger()
 
 
-async def read_panel(settings: Settings, until: datetime) -> Panel:
-    """All stored bars of the market that are finished at `until`. Raises DataError when there are none."""
+async def read_panel(settings: Settings, until: datetime, view: FeatureView = CORE) -> Panel:
+    """All stored bars of the market that are finished at `until`, and what the view reads beside them.
+
+    Raises DataError when there are none.
+    """
     ticks = await open_ticks(settings)
     try:
         bars = {}
         for symbol in settings.symbols:
             stored = await ticks.read_bars(settings.market_id, symbol, settings.interval, allows_lag=True)
             bars[symbol] = stored.closed_by(until)
+        if not any(len(b) for b in bars.values()):
+            raise DataError(
+                f"No bars of {settings.market_id} are stored.",
+                hint="Load them with `python -m levibot ingest`.",
+            )
+        panel = Panel.align(bars)
+        return await attach_stored(panel, ticks, settings.market_id, view, allows_lag=True)
     finally:
         await ticks.close()
-    if not any(len(b) for b in bars.values()):
-        raise DataError(
-            f"No bars of {settings.market_id} are stored.", hint="Load them with `python -m levibot ingest`."
-        )
-    return Panel.align(bars)
 
 
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.

@@ -101,7 +101,7 @@ def describe(
         if not isinstance(found, Feature):
             raise UsageError(f"{name} needs a request: it has no warm-up to measure.")
         alone = FeatureView(name, (found,))
-        panel = _market(load_settings(), 2 * alone.warmup_bars)
+        panel = _market(load_settings(), 2 * alone.warmup_bars, alone)
         record["sensitivity"] = warmup_sensitivity(alone, panel)[name]
     lines = [f"{name}: {record['formula']}", ""]
     lines += [f"  {key:12} {value}" for key, value in _told(record).items()]
@@ -123,7 +123,7 @@ def check(
 
     settings = load_settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)
     chosen = _view(view)
-    panel = _market(settings, 2 * chosen.warmup_bars + 200)
+    panel = _market(settings, 2 * chosen.warmup_bars + 200, chosen)
     result = check_view(chosen, panel, settings.seed)
     worst = max(result.sensitivity, key=lambda name: result.sensitivity[name])
     lines = [str(violation) for violation in result.violations]
@@ -159,8 +159,9 @@ def _view(name: str) -> FeatureView:
     return view(name)
 
 
-def _market(settings: Settings, n_rows: int) -> Panel:
-    """The newest `n_rows` rows of the market that the settings name."""
+def _market(settings: Settings, n_rows: int, view: FeatureView) -> Panel:
+    """The newest `n_rows` rows of the market that the settings name, with what it tells beside its bars."""
+    from levibot.features.side_data import attach_told
     from levibot.market.bars import Panel
     from levibot.market.sources import open_source
 
@@ -171,7 +172,8 @@ def _market(settings: Settings, n_rows: int) -> Panel:
     # Outages are missing rows: more time than rows, so that there are enough.
     start = max(first, end - n_rows * market.interval - timedelta(days=30))
     bars = {symbol: market.bars(symbol, start, end) for symbol in settings.symbols}
-    return Panel.align({symbol: b for symbol, b in bars.items() if len(b)}).tail(n_rows)
+    panel = Panel.align({symbol: b for symbol, b in bars.items() if len(b)}).tail(n_rows)
+    return attach_told(panel, market, view)
 
 
 def _record(definition: Definition) -> dict[str, Any]:

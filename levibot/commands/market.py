@@ -83,6 +83,7 @@ def _bars_of(settings: Settings, until: datetime | None) -> Work:
     """Opens the source at once: a market that cannot be read starts no store."""
     from levibot.market.backfill import Backfill
     from levibot.market.ingest import Ingest
+    from levibot.market.side_ingest import ingest_side_series
     from levibot.market.sources import open_source
 
     market = open_source(settings)
@@ -106,14 +107,23 @@ def _bars_of(settings: Settings, until: datetime | None) -> Work:
             "bars_lacking": holes.n_lacking + sum(lacking),
         }
         account = holes.account + done.account
+        beside = await ingest_side_series(market, intake, settings.train_start or first, as_of)
         newest = done.newest_close.isoformat() if done.newest_close else None
         reach = f"up to {newest}" if newest else "which has none by then"
         text = f"{account.n_new:,} new bars of {settings.market_id}, {reach}.{_rejected(account)}"
+        if beside.n_new:
+            text += f"\n{counted(beside.n_new, 'observation')} beside the bars."
         if gaps["found"]:
             filled, lacking_bars = counted(holes.n_filled, "bar"), gaps["bars_lacking"]
             text += f"\n{counted(gaps['found'], 'hole')} between bars: {filled} filled in, "
             text += f"{lacking_bars:,} not in the source."
-        return {"read": counts, **_numbers(account), "gaps": gaps, "newest_close": newest}, text
+        return {
+            "read": counts,
+            **_numbers(account),
+            "gaps": gaps,
+            "newest_close": newest,
+            "observations": beside.n_new,
+        }, text
 
     return load
 

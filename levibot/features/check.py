@@ -92,7 +92,10 @@ def check_no_future(view: FeatureView, panel: Panel, cut: int, *, seed: int = 0)
     """Law 3. The rows before `cut` are bit for bit the same without a future and with another."""
     before = compute(view, panel)[:cut]
     found: dict[str, Violation] = {}
-    futures = {"no future": panel.rows(slice(0, cut)), "another future": another_future(panel, cut, seed)}
+    futures = {
+        "no future": panel.rows(slice(0, cut)),
+        "another future": another_future(panel, cut, seed, view.side_series),
+    }
     for kind, other in futures.items():
         after = compute(view, other)[:cut]
         same = (after == before) | (np.isnan(after) & np.isnan(before))
@@ -151,8 +154,12 @@ def warmup_sensitivity(view: FeatureView, panel: Panel) -> dict[str, float]:
     return moves
 
 
-def another_future(panel: Panel, cut: int, seed: int) -> Panel:
-    """The same bars before `cut`; later ones multiplied by random factors, and some of them missing."""
+def another_future(panel: Panel, cut: int, seed: int, side_series: Sequence[str] = ()) -> Panel:
+    """The same bars before `cut`; later ones multiplied by random factors, and some of them missing.
+
+    The side series of the panel and those named here likewise, and where nothing was known something is: a
+    source that was off, or a rate that was zero, tells as much about the future as any other.
+    """
     rng = np.random.default_rng(seed)
     later = panel.close[cut:].shape
     price, volume = np.exp(rng.normal(0.0, 1.0, later)), np.exp(rng.normal(0.0, 2.0, later))
@@ -163,6 +170,13 @@ def another_future(panel: Panel, cut: int, seed: int) -> Panel:
         out[cut:] = np.where(missing, np.nan, out[cut:] * factor)
         return out
 
+    def told_otherwise(name: str) -> FloatArray:
+        out = panel.extra.get(name, np.full(panel.close.shape, np.nan)).copy()
+        said = np.isfinite(out[cut:]) & (out[cut:] != 0.0)
+        # Above zero, as a floor price must be, and small enough to be a rate or a tone.
+        out[cut:] = np.where(missing, np.nan, np.where(said, out[cut:] * price, 1e-3 * volume))
+        return out
+
     fields = {name: changed(getattr(panel, name), volume if name == "volume" else price) for name in FIELDS}
     return replace(
         panel,
@@ -171,7 +185,7 @@ def another_future(panel: Panel, cut: int, seed: int) -> Panel:
         low=fields["low"],
         close=fields["close"],
         volume=fields["volume"],
-        extra={name: changed(series, price) for name, series in panel.extra.items()},
+        extra={name: told_otherwise(name) for name in {**panel.extra, **dict.fromkeys(side_series)}},
     )
 
 

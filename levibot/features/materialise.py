@@ -11,9 +11,11 @@ import numpy as np
 
 from levibot.errors import LeviBotError
 from levibot.features.shards import Shard
+from levibot.features.side_data import attach, own_times, read_side_series
 from levibot.features.tail import Tail
 from levibot.features.view import FeatureView
 from levibot.market.bars import Bars, Panel, to_datetime
+from levibot.market.side_series import SideSeries
 from levibot.stores.online import FeatureWindow, OnlineStore
 from levibot.stores.ticks import TickStore
 
@@ -72,6 +74,7 @@ class ShardWindow:
         self._view = view
         self._tail = Tail(view, rows, shard)
         self._window: dict[str, Bars] = {}
+        self._side_series: list[SideSeries] = []
         self._computed: Computed | None = None
 
     @property
@@ -107,19 +110,31 @@ class ShardWindow:
             grown = True
         if grown:
             self._computed = None
+            await self._read_side_series()
         return grown
+
+    async def _read_side_series(self) -> None:
+        if self._view.side_series:
+            panel = self._panel()
+            self._side_series = await read_side_series(self._ticks, self._market_id, self._view, panel)
+
+    def _panel(self) -> Panel:
+        return Panel.align({symbol: self._window[symbol] for symbol in self.symbols})
 
     def compute(self) -> Computed | None:
         """The features of this shard's symbols at the newest bar; None without any bars."""
         if self._computed is None and self._window:
-            panel = Panel.align({symbol: self._window[symbol] for symbol in self.symbols})
+            panel = attach(self._panel(), self._side_series)
+            times = own_times(self._view, panel, self._side_series)
             owned = self._tail.shard.owned(panel.symbols)
             features = self._tail.compute(panel)
             event_time = to_datetime(panel.closes_at[-1])
             # A symbol without a bar in the newest row keeps its older vector, which grows stale.
             present = {panel.symbols[column] for column in np.flatnonzero(~np.isnan(panel.close[-1]))}
             windows = (
-                FeatureWindow(symbol, event_time, self._view.names, features[:, column])
+                FeatureWindow(
+                    symbol, event_time, self._view.names, features[:, column], times.get(symbol, {})
+                )
                 for column, symbol in enumerate(owned)
                 if symbol in present
             )

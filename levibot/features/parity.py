@@ -12,8 +12,9 @@ import numpy as np
 
 from levibot.features.engine import compute
 from levibot.features.served import ServedVector
+from levibot.features.side_data import attach_stored
 from levibot.features.view import FeatureView
-from levibot.market.bars import Bars, FloatArray, Panel, to_datetime64
+from levibot.market.bars import FloatArray, Panel, to_datetime64
 from levibot.stores.ticks import TickStore
 from levibot.telemetry.metrics import DEFAULT, Metrics
 
@@ -72,8 +73,8 @@ async def check_parity(
     n_values = 0
     differences: list[Difference] = []
     for some in _steps(comparable, interval):
-        bars = await _read(ticks, market_id, symbols, interval, view, some)
-        for vector, row in zip(some, rebuild(view, bars, some), strict=True):
+        panel = await _read(ticks, market_id, symbols, interval, view, some)
+        for vector, row in zip(some, rebuild(view, panel, some), strict=True):
             n_values += len(view.names)
             differences += compare(view, vector, row)
     metrics.feature_parity_checked.inc(n_values)
@@ -82,13 +83,11 @@ async def check_parity(
 
 
 def rebuild(
-    view: FeatureView, bars: Mapping[str, Bars], served: Sequence[ServedVector]
+    view: FeatureView, panel: Panel | None, served: Sequence[ServedVector]
 ) -> list[FloatArray | None]:
-    """The row of each vector, (F,); None where its bar is not stored."""
-    present = {symbol: of for symbol, of in bars.items() if len(of)}
-    if not present:
+    """The row of each vector, (F,); None where its bar is not stored. panel: None without any bars."""
+    if panel is None:
         return [None] * len(served)
-    panel = Panel.align(present)
     features = compute(view, panel)
     closes_at = panel.closes_at
     rows: list[FloatArray | None] = []
@@ -131,14 +130,16 @@ async def _read(
     interval: timedelta,
     view: FeatureView,
     served: Sequence[ServedVector],
-) -> dict[str, Bars]:
-    """The bars of the vectors, and the warm-up before the first of them."""
+) -> Panel | None:
+    """The bars of the vectors, and the warm-up before the first of them, with what was known outside."""
     first, last = served[0].event_time, served[-1].event_time
     before = await ticks.read_tail(market_id, symbols, interval, view.warmup_bars, first)
-    return {
+    bars = {
         symbol: before[symbol].then(await ticks.read_bars(market_id, symbol, interval, first, last))
         for symbol in symbols
     }
+    present = {symbol: of for symbol, of in bars.items() if len(of)}
+    return await attach_stored(Panel.align(present), ticks, market_id, view) if present else None
 
 
 def _or_none(value: float) -> float | None:

@@ -16,7 +16,7 @@ import httpx
 import psutil
 from rich.markup import escape
 
-from levibot.errors import ProcessError, SettingsError, StoreUnavailable
+from levibot.errors import DataError, ProcessError, SettingsError, SourceError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.launch.fitting_model import Wanted, activate_fitting_model
 from levibot.launch.ray_head import RayHead, check_port, last_line, repository
@@ -33,6 +33,7 @@ from levibot.launch.steps import Steps, progress_of
 from levibot.launch.trial_intake import TrialIntake
 from levibot.market.ingest import Ingest
 from levibot.market.intake import Intake
+from levibot.market.side_ingest import ingest_side_series
 from levibot.market.sources import Source, open_source
 from levibot.settings import Settings
 from levibot.stores.connect import open_durable, open_events, open_online, open_registry, open_ticks
@@ -206,11 +207,18 @@ class Run:
         settings = self._settings
         ticks = await open_ticks(settings)
         try:
-            ingest = Ingest(source, Intake(ticks, settings.market_id), settings.symbols)
+            intake = Intake(ticks, settings.market_id)
+            ingest = Ingest(source, intake, settings.symbols)
             start = settings.train_start
             if start is None:
                 start = source.extent()[0] if settings.source == "parquet" else until - HISTORY
             await ingest.up_to(until, start, progress)
+            try:
+                await ingest_side_series(source, intake, start, until)
+            except (SourceError, DataError) as exc:
+                # It is missing, and says so; the actor that looks outside asks again.
+                text = f"What the market tells beside its bars is missing for now: {exc}"
+                self._steps.say(f"[yellow]{escape(text)}[/yellow]", {"problem": str(exc)})
         finally:
             await ticks.close()
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from levibot.features.engine import compute
+from levibot.features.side_data import attach_stored
 from levibot.features.view import FeatureView
 from levibot.learning.labels import forward_returns
 from levibot.learning.signal import SignalParameters
@@ -117,7 +118,7 @@ class HistoryLoader:
         bars = {symbol: of for symbol, of in bars.items() if len(of)}
         if not bars:
             return Loaded(None, 0)
-        panel = Panel.align(bars)
+        panel = await attach_stored(Panel.align(bars), self._ticks, self._market_id, self._view)
         closes_us = panel.closes_at.astype(np.int64)
         first = 0 if begin_us is None else int(np.searchsorted(closes_us, begin_us, side="right"))
         for begin in range(first, len(panel), STEP_ROWS):

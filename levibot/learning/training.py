@@ -147,11 +147,14 @@ def needed_bars(
 
 
 def hash_panel(panel: Panel) -> str:
-    """SHA-256 of the bars a run has seen: symbols, interval, instants and every field."""
+    """SHA-256 of what a run has seen: symbols, interval, instants, every field and every side series."""
     digest = hashlib.sha256(repr((panel.symbols, panel.interval)).encode())
     digest.update(np.ascontiguousarray(panel.ts).tobytes())
     for name in FIELDS:
         digest.update(np.ascontiguousarray(getattr(panel, name)).tobytes())
+    for name in sorted(panel.extra):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(panel.extra[name]).tobytes())
     return digest.hexdigest()
 
 

@@ -64,6 +64,10 @@ class DailyBudget:
         """Whether nothing is left today."""
         return await self._spending.spent_nano_usd(self._source, self._today()) >= self._limit_nano_usd
 
+    async def spent_usd(self) -> float:
+        """What is spent and reserved today."""
+        return await self._spending.spent_nano_usd(self._source, self._today()) / NANO_PER_USD
+
     async def reserve(self, most_usd: float) -> Reservation:
         """Set money aside for one call. Raises SourceDisabled where it would go beyond the limit."""
         day, nano_usd = self._today(), math.ceil(most_usd * NANO_PER_USD)

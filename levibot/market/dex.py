@@ -14,6 +14,7 @@ from levibot.errors import SourceError, UsageError
 from levibot.market.http_client import HttpClient
 from levibot.market.last_known import LastKnown
 from levibot.market.source_status import SourceStatus, keyed
+from levibot.resilience.circuit_board import CircuitBoard
 from levibot.resilience.fallback import Answered, Found
 from levibot.settings import Settings
 from levibot.telemetry.metrics import DEFAULT, Metrics
@@ -84,6 +85,7 @@ class DexClient:
         longest_age: timedelta = LONGEST_AGE,
         metrics: Metrics = DEFAULT,
         reset_s: float = 30.0,
+        shared: CircuitBoard | None = None,
     ) -> None:
         self._status = keyed(NAME, key, "LEVIBOT_DEX_KEY")
         self._clock = clock
@@ -95,14 +97,15 @@ class DexClient:
             key=key,
             timeout_s=timeout_s,
             reset_s=reset_s,
+            shared=shared,
             metrics=metrics,
         )
         self._known: LastKnown[tuple[int, str, str, int], DexQuote] = LastKnown(clock, longest_age)
 
     @classmethod
-    def open(cls, settings: Settings, clock: Clock) -> Self:
+    def open(cls, settings: Settings, clock: Clock, shared: CircuitBoard | None = None) -> Self:
         """The client that the settings describe."""
-        return cls(settings.dex_url, settings.dex_key, clock)
+        return cls(settings.dex_url, settings.dex_key, clock, shared=shared)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from levibot.clock import Clock
-from levibot.errors import SourceError, UsageError
-from levibot.market.bars import FIELDS, Bars
+from levibot.errors import SourceError, UnknownSymbol, UsageError
+from levibot.market.bars import FIELDS, Bars, to_datetime64
 from levibot.market.exchange_answers import EPOCH, BarRow
 from levibot.market.exchange_client import PAGE_ROWS, ExchangeClient, to_milliseconds
+from levibot.market.funding_history import TOLD_WITHIN, funding_history
 from levibot.market.screening import Screened, screen_bars
+from levibot.market.side_series import FUNDING_RATE, SideSeries
 from levibot.market.validation import check_bars, check_request, empty_bars
 from levibot.settings import INTERVALS, SourceName
 
@@ -54,9 +57,13 @@ class ExchangeSource:
         self._client = ExchangeClient(
             exchange_id, clock, base_url=base_url, timeout_s=timeout_s, attempts=attempts
         )
+        self._perpetual = ExchangeClient(
+            exchange_id, clock, kind="perpetual", base_url=base_url, timeout_s=timeout_s, attempts=attempts
+        )
         self._thread = _LoopThread(f"exchange {exchange_id}")
         # Commands end without closing their source; its connections end in order all the same.
-        self._end = weakref.finalize(self, self._thread.end, self._client.close)
+        closing = functools.partial(_close, self._client, self._perpetual)
+        self._end = weakref.finalize(self, self._thread.end, closing)
         self._timeframe = next((name for name, length in INTERVALS.items() if length == interval), "")
         if self._timeframe not in self._client.timeframes:
             raise UsageError(f"The exchange {exchange_id} has no bars of {interval}.", hint="Take 1h.")
@@ -102,6 +109,23 @@ class ExchangeSource:
             return Screened.passed(symbol, self._none(symbol))
         return screen_bars(symbol, self._interval, columns, self._where)
 
+    def side_series(self, names: Sequence[str], start: datetime, end: datetime) -> list[SideSeries]:
+        """What the perpetual contract of each symbol paid; none of a symbol that has no such contract."""
+        if FUNDING_RATE not in names or not self._perpetual.has_funding_rates:
+            return []
+        return [series for symbol in self._symbols if (series := self._funding(symbol, start, end))]
+
+    def _funding(self, symbol: str, start: datetime, end: datetime) -> SideSeries | None:
+        history = funding_history(self._perpetual, symbol, start - TOLD_WITHIN, end - TOLD_WITHIN)
+        try:
+            rates = self._thread.run(history)
+        except UnknownSymbol:
+            return None
+        paid_at = np.array([to_datetime64(rate.ts) for rate in rates], "datetime64[us]")
+        value = np.array([rate.rate for rate in rates], np.float64)
+        known_at = np.array([to_datetime64(rate.ts + TOLD_WITHIN) for rate in rates], "datetime64[us]")
+        return SideSeries.of_observations(FUNDING_RATE, symbol, paid_at, known_at, value)
+
     def _columns(self, symbol: str, start: datetime, end: datetime) -> dict[str, npt.NDArray[Any]]:
         """The rows of a range as they came; no column when there is no row."""
         check_request(symbol, self._symbols, start, end, f"The exchange {self._exchange_id}")
@@ -129,6 +153,11 @@ class ExchangeSource:
 
     def _page(self, symbol: str, since: datetime, limit: int) -> list[BarRow]:
         return self._thread.run(self._client.bar_rows(symbol, self._timeframe, since, limit))
+
+
+async def _close(*clients: ExchangeClient) -> None:
+    for client in clients:
+        await client.close()
 
 
 class _LoopThread:

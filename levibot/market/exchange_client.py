@@ -36,6 +36,7 @@ from levibot.market.exchange_records import (
 from levibot.market.exchange_wire import MarketKind, open_wire, translated, unknown_symbol
 from levibot.market.ticks import Ticks
 from levibot.market.trade_stream import TradeStream
+from levibot.resilience.circuit_board import CircuitBoard
 from levibot.resilience.guard import Guard
 from levibot.telemetry.metrics import DEFAULT, Metrics
 
@@ -49,7 +50,8 @@ class ExchangeClient:
 
     base_url: scheme, host and port to call instead of the exchange's own (a mirror, or a test's server).
     timeout_s: for each attempt, with the wait that the exchange's own rate limit asks for. Repeated is only
-    what a repeat may cure: no connection, time-out, rate limit, maintenance.
+    what a repeat may cure: no connection, time-out, rate limit, maintenance. shared: where processes tell
+    each other that the exchange does not answer.
     Every call raises SourceUnavailable when the attempts are used up or the circuit is open, SourceError when
     the exchange refuses or answers with something else, and UnknownSymbol. The constructor raises UsageError
     on an unknown exchange.
@@ -66,6 +68,7 @@ class ExchangeClient:
         attempts: int = 3,
         failure_threshold: int = 5,
         reset_s: float = 5.0,
+        shared: CircuitBoard | None = None,
         metrics: Metrics = DEFAULT,
     ) -> None:
         self.exchange_id = exchange_id
@@ -75,13 +78,15 @@ class ExchangeClient:
         self._timeout_s = timeout_s
         self._wire: Any = open_wire(exchange_id, kind, base_url, timeout_s, clock)
         self._guard = Guard(
-            f"exchange {exchange_id}",
+            # Other hosts than those of the spot markets: one may be away alone.
+            f"exchange {exchange_id}" if kind == "spot" else f"exchange {exchange_id} {kind}",
             timeout_s=timeout_s,
             attempts=attempts,
             failure_threshold=failure_threshold,
             reset_s=reset_s,
             transient=(SourceUnavailable,),
             unavailable=SourceUnavailable,
+            shared=shared,
             metrics=metrics,
         )
         self._pairs: dict[str, str] = {}

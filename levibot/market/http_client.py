@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ import httpx
 from levibot.clock import Clock
 from levibot.errors import SettingsError, SourceError, SourceUnavailable
 from levibot.market.retry_after import parse_retry_after
+from levibot.resilience.circuit_board import CircuitBoard
 from levibot.resilience.guard import Guard
 from levibot.telemetry.metrics import DEFAULT, Metrics
 
@@ -28,7 +29,8 @@ class HttpClient:
     name: the place, as messages and metrics call it. base_url: http or https, with host, port and path.
     headers: sent with every call. key: the secret in them, which is cut out of every message. timeout_s: of
     one attempt, from connecting to the answer's last byte. Redirects are not followed. max_answer_bytes:
-    of the answer, which must not be packed, for a packed one could unpack to anything.
+    of the answer, which must not be packed, for a packed one could unpack to anything. shared: where
+    processes tell each other that the place does not answer.
     Repeated is only what a repeat may cure: no connection, time-out, an answer that breaks off, 408, 429 and
     5xx. Raises SettingsError on an address that is none.
     """
@@ -46,6 +48,7 @@ class HttpClient:
         failure_threshold: int = 5,
         reset_s: float = 30.0,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        shared: CircuitBoard | None = None,
         metrics: Metrics = DEFAULT,
     ) -> None:
         parts = urlsplit(base_url)
@@ -73,6 +76,7 @@ class HttpClient:
             reset_s=reset_s,
             transient=(SourceUnavailable,),
             unavailable=SourceUnavailable,
+            shared=shared,
             metrics=metrics,
         )
 
@@ -86,7 +90,19 @@ class HttpClient:
         Raises SourceUnavailable when the place does not answer, SourceError when it refuses or answers with
         something else.
         """
-        return await self._guard.call(self._attempt, "GET", path, read, dict(query), None)
+        return await self._guard.call(self._attempt, "GET", path, self._in_json(read), dict(query), None)
+
+    async def get_bytes(
+        self, path: str, query: Mapping[str, str], kinds: Collection[str], read: Callable[[bytes], T]
+    ) -> T:
+        """As `get`, for what is no JSON. kinds: content types, in lower case, that the answer may have."""
+
+        def read_payload(response: httpx.Response, payload: bytes) -> T:
+            if (kind := _kind_of(response)) not in kinds:
+                raise ValueError(f"content of type {kind or 'unknown'}")
+            return read(payload)
+
+        return await self._guard.call(self._attempt, "GET", path, read_payload, dict(query), None)
 
     async def post(
         self,
@@ -103,7 +119,7 @@ class HttpClient:
 
         async def attempt() -> T:
             await before_attempt()
-            return await self._attempt("POST", path, read, {}, dict(body))
+            return await self._attempt("POST", path, self._in_json(read), {}, dict(body))
 
         return await self._guard.call(attempt)
 
@@ -111,7 +127,7 @@ class HttpClient:
         self,
         method: str,
         path: str,
-        read: Callable[[Any], T],
+        read: Callable[[httpx.Response, bytes], T],
         query: dict[str, str],
         body: dict[str, Any] | None,
     ) -> T:
@@ -125,7 +141,7 @@ class HttpClient:
             raise SourceError(f"The answer of {self.name} cannot be read ({type(exc).__name__}).") from exc
         self._check_status(response, payload)
         try:
-            return read(self._json(response, payload))
+            return read(response, payload)
         except ValueError as exc:
             raise SourceError(
                 f"{self.name} answers with something that was not asked for: {self._short(str(exc))}.",
@@ -162,20 +178,29 @@ class HttpClient:
             reason = self._short(payload.decode(errors="replace")) or response.reason_phrase
             raise SourceError(f"{self.name} refuses the call (HTTP {status}: {reason}).")
 
-    def _json(self, response: httpx.Response, payload: bytes) -> Any:
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" and not kind.endswith("+json"):
-            raise ValueError(f"content of type {kind or 'unknown'}")
-        try:
-            return json.loads(payload, parse_constant=_refuse_constant)
-        except RecursionError as exc:
-            raise ValueError("JSON that is nested too deeply") from exc
+    def _in_json(self, read: Callable[[Any], T]) -> Callable[[httpx.Response, bytes], T]:
+        def read_payload(response: httpx.Response, payload: bytes) -> T:
+            kind = _kind_of(response)
+            if kind != "application/json" and not kind.endswith("+json"):
+                raise ValueError(f"content of type {kind or 'unknown'}")
+            try:
+                answer = json.loads(payload, parse_constant=_refuse_constant)
+            except RecursionError as exc:
+                raise ValueError("JSON that is nested too deeply") from exc
+            return read(answer)
+
+        return read_payload
 
     def _short(self, text: str) -> str:
         if self._key:
             text = text.replace(self._key, "…")
         line = " ".join(text.split())
         return line if len(line) <= MAX_REASON_CHARS else line[:MAX_REASON_CHARS] + "…"
+
+
+def _kind_of(response: httpx.Response) -> str:
+    """The content type, without its parameters."""
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
 def _refuse_constant(name: str) -> float:

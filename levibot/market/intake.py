@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from levibot.market.bars import Bars
+from levibot.market.observations import Observations
 from levibot.market.screening import Rejects, Screened
 from levibot.market.ticks import Ticks
 from levibot.stores.quarantine import Refused
@@ -88,6 +89,13 @@ class Intake:
         n_new = await self.store.ticks.write(self.market_id, [rows.sound for rows in sets])
         return _account(sets, n_new, kept)
 
+    async def take_observations(self, sets: Sequence[Screened[Observations]]) -> Account:
+        """Store what was not known yet, all or none. Raises as `ObservationTable.write` does."""
+        kept = await self._keep("observations", [rows.rejects for rows in sets])
+        news = [await self.store.observations.news(self.market_id, rows.sound) for rows in sets]
+        n_new = await self.store.observations.write(self.market_id, news)
+        return _account(sets, n_new, kept)
+
     async def _keep(self, table: str, sets: Sequence[Rejects]) -> Account:
         """Put rows into quarantine, as many as there is room for. The account of those that are new there."""
         account = Account()
@@ -118,7 +126,9 @@ class Intake:
 
 
 def _account(
-    sets: Sequence[Screened[Bars]] | Sequence[Screened[Ticks]], n_new: int, kept: Account
+    sets: Sequence[Screened[Bars]] | Sequence[Screened[Ticks]] | Sequence[Screened[Observations]],
+    n_new: int,
+    kept: Account,
 ) -> Account:
     n_read = sum(len(rows.sound) + len(rows.repeated) + len(rows.rejects) for rows in sets)
     return kept + Account(n_new=n_new, n_there=n_read - n_new - kept.n_rejected)

@@ -17,6 +17,7 @@ from levibot.market.budget import DailyBudget, Reservation, Spending
 from levibot.market.http_client import HttpClient
 from levibot.market.last_known import LastKnown
 from levibot.market.source_status import SourceStatus, keyed
+from levibot.resilience.circuit_board import CircuitBoard
 from levibot.resilience.fallback import Answered, Found
 from levibot.settings import Settings
 from levibot.telemetry.metrics import DEFAULT, Metrics
@@ -79,8 +80,9 @@ class NewsClient:
         longest_age: timedelta = LONGEST_AGE,
         metrics: Metrics = DEFAULT,
         reset_s: float = 30.0,
+        shared: CircuitBoard | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
         self._symbols = symbols
         self._clock = clock
         self._status = keyed(NAME, key, "LEVIBOT_NEWS_KEY")
@@ -95,12 +97,15 @@ class NewsClient:
             key=key,
             timeout_s=timeout_s,
             reset_s=reset_s,
+            shared=shared,
             metrics=metrics,
         )
         self._known: LastKnown[tuple[str, ...], tuple[HeadlineSentiment, ...]] = LastKnown(clock, longest_age)
 
     @classmethod
-    def open(cls, settings: Settings, spending: Spending, clock: Clock) -> Self:
+    def open(
+        cls, settings: Settings, spending: Spending, clock: Clock, shared: CircuitBoard | None = None
+    ) -> Self:
         """The client that the settings describe."""
         return cls(
             settings.news_url,
@@ -110,11 +115,16 @@ class NewsClient:
             settings.symbols,
             spending,
             clock,
+            shared=shared,
         )
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close()
+
+    async def spent_usd(self) -> float:
+        """What the day has cost so far, with what is reserved. Raises StoreUnavailable and StoreError."""
+        return await self._budget.spent_usd()
 
     async def status(self) -> SourceStatus:
         """Whether it can be asked; reads the account. Raises StoreUnavailable and StoreError."""
@@ -156,7 +166,7 @@ class NewsClient:
 
     def _request(self, headlines: tuple[str, ...]) -> dict[str, Any]:
         return {
-            "model": self._model,
+            "model": self.model,
             "temperature": 0,
             "seed": SEED,
             "max_completion_tokens": MAX_ANSWER_TOKENS_A_HEADLINE * (len(headlines) + 1),
@@ -171,7 +181,7 @@ class NewsClient:
         }
 
     def _cost_usd(self, prompt_tokens: int, answer_tokens: int) -> float:
-        prompt_usd, answer_usd = PRICES_USD[self._model]
+        prompt_usd, answer_usd = PRICES_USD[self.model]
         return (prompt_tokens * prompt_usd + answer_tokens * answer_usd) / 1e6
 
     async def _settle(self, reservation: Reservation, usage: _Usage) -> None:

@@ -13,6 +13,7 @@ from levibot.errors import SourceError, UsageError
 from levibot.market.http_client import HttpClient
 from levibot.market.last_known import LastKnown
 from levibot.market.source_status import SourceStatus, keyed
+from levibot.resilience.circuit_board import CircuitBoard
 from levibot.resilience.fallback import Answered, Found
 from levibot.settings import Settings
 from levibot.telemetry.metrics import DEFAULT, Metrics
@@ -56,6 +57,7 @@ class NftClient:
         longest_age: timedelta = LONGEST_AGE,
         metrics: Metrics = DEFAULT,
         reset_s: float = 30.0,
+        shared: CircuitBoard | None = None,
     ) -> None:
         self._status = keyed(NAME, key, "LEVIBOT_NFT_KEY")
         self._clock = clock
@@ -67,14 +69,15 @@ class NftClient:
             key=key,
             timeout_s=timeout_s,
             reset_s=reset_s,
+            shared=shared,
             metrics=metrics,
         )
         self._known: LastKnown[str, CollectionFloor] = LastKnown(clock, longest_age)
 
     @classmethod
-    def open(cls, settings: Settings, clock: Clock) -> Self:
+    def open(cls, settings: Settings, clock: Clock, shared: CircuitBoard | None = None) -> Self:
         """The client that the settings describe."""
-        return cls(settings.nft_url, settings.nft_key, clock)
+        return cls(settings.nft_url, settings.nft_key, clock, shared=shared)
 
     async def close(self) -> None:
         """Close the connections."""

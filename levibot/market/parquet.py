@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from levibot.errors import DataError, SourceUnavailable, UnknownSymbol, UsageError
+from levibot.errors import DataError, UnknownSymbol, UsageError
 from levibot.market.bars import Bars, to_datetime
+from levibot.market.parquet_file import translated
 from levibot.market.screening import Screened, between, screen_bars
+from levibot.market.side_series import FUNDING_FOLDER, FUNDING_RATE, SideSeries, read_funding
 from levibot.market.validation import COLUMNS, check_bars, check_request
 from levibot.settings import INTERVALS, SourceName
 
@@ -34,6 +34,7 @@ class ParquetSource:
     def __init__(self, folder: Path, symbols: tuple[str, ...], interval: timedelta) -> None:
         self._interval = interval
         self._symbols = symbols
+        self._market = folder
         self._folder = _folder_of(folder, interval)
         self._lock = threading.Lock()
         self._files: dict[str, _File] = {}
@@ -80,6 +81,16 @@ class ParquetSource:
         """As `bars`, with the rows of the file that are no bars beside them."""
         check_request(symbol, self._symbols, start, end, "The recorded market")
         return between(self._file_of(symbol).rows, start, end)
+
+    def side_series(self, names: Sequence[str], start: datetime, end: datetime) -> list[SideSeries]:
+        """The recorded funding rates of the symbols that have a file of them in `<folder>/funding`."""
+        if FUNDING_RATE not in names:
+            return []
+        folder = self._market / FUNDING_FOLDER
+        recorded = [symbol for symbol in self._symbols if (folder / f"{symbol}.parquet").is_file()]
+        if not recorded:
+            return []
+        return [series.between(start, end) for series in read_funding(self._market, recorded)]
 
     def _file_of(self, symbol: str) -> _File:
         with self._lock:
@@ -147,17 +158,3 @@ def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
     with translated(path), pq.ParquetFile(path) as file:
         table = file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names])
     return {name: table[name].to_numpy() for name in table.column_names}
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what the reading of a Parquet file raises into our errors: SourceUnavailable and DataError."""
-    try:
-        yield
-    except FileNotFoundError as exc:
-        raise SourceUnavailable(f"The file {path} is gone.", hint="Put the recorded market back.") from exc
-    except (pa.ArrowException, OSError) as exc:
-        raise DataError(
-            f"The file {path} cannot be read as Parquet: {str(exc).splitlines()[0].rstrip('.')}.",
-            hint="Write it again, or take its symbol out of LEVIBOT_SYMBOLS.",
-        ) from exc

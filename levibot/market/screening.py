@@ -30,6 +30,7 @@ REASONS = (
     "high_low",
     "conflict",
     "out_of_order",
+    "from_the_future",
 )
 NO_REASON = -1
 

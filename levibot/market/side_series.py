@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from levibot.errors import DataError, UnknownSymbol, UsageError
-from levibot.market.bars import FloatArray, Panel, TimeArray
-from levibot.market.parquet import translated
+from levibot.market.bars import FloatArray, Panel, TimeArray, to_datetime64
+from levibot.market.parquet_file import translated
 
 # Names of the side series that features read.
 FUNDING_RATE = "funding_rate"  # share of the notional a FUNDING_PERIOD
@@ -34,6 +34,8 @@ LONGEST_AGE = {
     NEWS_SENTIMENT: timedelta(days=1),
 }
 
+SERIES = tuple(LONGEST_AGE)
+
 FUNDING_FOLDER = "funding"
 
 
@@ -42,25 +44,55 @@ class SideSeries:
     """Observations of one kind for one symbol, or for the whole market (symbol None).
 
     available_at: (N,) datetime64[us] UTC, increasing; of two at one instant the later one counts. value:
-    (N,), NaN for "nothing is known any more". Raises DataError on lengths that differ, instants out of order.
+    (N,), NaN for "nothing is known any more". event_at: (N,) when each was true, never going back; None where
+    that is when it became available. Age counts from there: what comes late is old when it comes.
+    Raises DataError on lengths that differ, instants out of order.
     """
 
     name: str
     symbol: str | None
     available_at: TimeArray
     value: FloatArray
+    event_at: TimeArray | None = None
 
     def __post_init__(self) -> None:
-        if self.available_at.shape != self.value.shape or self.value.ndim != 1:
-            raise DataError(
-                f"The side series {self.name!r} has instants of shape {self.available_at.shape} and values "
-                f"of shape {self.value.shape}: both must be one axis of the same length."
-            )
-        if np.isnat(self.available_at).any() or np.any(np.diff(self.available_at) < np.timedelta64(0)):
-            raise DataError(
-                f"The instants of the side series {self.name!r} are not in order.",
-                hint="Sort the observations by the instant at which they became available.",
-            )
+        for instants in (self.available_at, self.true_at):
+            if instants.shape != self.value.shape or self.value.ndim != 1:
+                raise DataError(
+                    f"The side series {self.name!r} has instants of shape {instants.shape} and values "
+                    f"of shape {self.value.shape}: both must be one axis of the same length."
+                )
+            if np.isnat(instants).any() or np.any(np.diff(instants) < np.timedelta64(0)):
+                raise DataError(
+                    f"The instants of the side series {self.name!r} are not in order.",
+                    hint="Sort the observations by the instant at which they became available.",
+                )
+
+    @classmethod
+    def of_observations(
+        cls, name: str, symbol: str | None, event_at: TimeArray, available_at: TimeArray, value: FloatArray
+    ) -> SideSeries:
+        """What was known as time went on, of observations in any order. Each array (N,).
+
+        At each instant the newest event counts, and of one event what was said of it last: an older event
+        that comes later changes nothing any more.
+        """
+        order = np.lexsort((event_at, available_at))
+        event_at, available_at, value = event_at[order], available_at[order], value[order]
+        counts = event_at >= np.maximum.accumulate(event_at) if len(event_at) else np.ones(0, np.bool_)
+        return cls(name, symbol, available_at[counts], value[counts], event_at[counts])
+
+    @property
+    def true_at(self) -> TimeArray:
+        """(N,) when each was true."""
+        return self.available_at if self.event_at is None else self.event_at
+
+    def between(self, start: datetime, end: datetime) -> SideSeries:
+        """Those that became available in [start, end)."""
+        first, last = np.searchsorted(self.available_at, [to_datetime64(start), to_datetime64(end)])
+        rows = slice(first, max(first, last))
+        event_at = None if self.event_at is None else self.event_at[rows]
+        return replace(self, available_at=self.available_at[rows], value=self.value[rows], event_at=event_at)
 
     def at(self, instants: TimeArray, longest_age: timedelta) -> FloatArray:
         """The last observation available at each instant and not older than `longest_age`, else NaN.
@@ -70,9 +102,14 @@ class SideSeries:
         last = np.searchsorted(self.available_at, instants, side="right") - 1
         out = np.full(len(instants), np.nan)
         known = last >= 0
-        known[known] = instants[known] - self.available_at[last[known]] <= np.timedelta64(longest_age)
+        known[known] = instants[known] - self.true_at[last[known]] <= np.timedelta64(longest_age)
         out[known] = self.value[last[known]]
         return out
+
+    def true_at_of(self, instant: np.datetime64) -> np.datetime64 | None:
+        """When the last observation available at that instant was true; None where there is none."""
+        last = int(np.searchsorted(self.available_at, instant, side="right")) - 1
+        return None if last < 0 else self.true_at[last]
 
 
 def with_side_series(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -20,6 +21,7 @@ from levibot.market.price_process import (
     first_symbol_state,
 )
 from levibot.market.screening import Screened
+from levibot.market.side_series import SideSeries
 from levibot.market.validation import check_request, empty_bars
 from levibot.settings import SourceName
 
@@ -91,6 +93,10 @@ class SimulatedSource:
     def read(self, symbol: str, start: datetime, end: datetime) -> Screened[Bars]:
         """As `bars`: a drawn bar is always sound."""
         return Screened.passed(symbol, self.bars(symbol, start, end))
+
+    def side_series(self, names: Sequence[str], start: datetime, end: datetime) -> list[SideSeries]:  # noqa: ARG002
+        """None: what is drawn here pays no funding, and the world outside knows nothing of it."""
+        return []
 
     def _chunk(self, symbol: str, chunk: int) -> Bars:
         if (symbol, chunk) not in self._chunks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from levibot.market.bars import Bars
 from levibot.market.exchange import ExchangeSource
 from levibot.market.parquet import ParquetSource
 from levibot.market.screening import Screened
+from levibot.market.side_series import SideSeries
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings, SourceName
 
@@ -56,6 +58,14 @@ class Source(Protocol):
         """As `bars`, for the ingest: rows that are no bars stand beside the bars, with the reason.
 
         Raises DataError only for what makes every row useless: a missing column, one of another type.
+        """
+        ...
+
+    def side_series(self, names: Sequence[str], start: datetime, end: datetime) -> list[SideSeries]:
+        """What the market itself tells beside its bars and became available in [start, end).
+
+        names: those of `levibot/market/side_series.py`; one that the market does not tell is not in the
+        answer, nor is a symbol without it. Raises SourceUnavailable, SourceError and DataError.
         """
         ...
 

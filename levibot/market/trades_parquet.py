@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from levibot.errors import UnknownSymbol, UsageError
-from levibot.market.parquet import translated
+from levibot.market.parquet_file import translated
 from levibot.market.screening import Screened
 from levibot.market.tick_screening import NO_ID, NO_SIDE, screen_ticks
 from levibot.market.ticks import COLUMNS, Ticks

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from levibot.errors import NotReady
 from levibot.features.engine import compute_tail
+from levibot.features.side_data import attach_stored
 from levibot.features.views import view as view_named
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray, Panel, to_datetime
@@ -150,7 +151,8 @@ class FeatureWatch:
         end = as_of - self._interval + timedelta(microseconds=1)
         keep = view_named(active.model.view).warmup_bars + rows
         bars = await self._ticks.read_tail(self._market_id, active.model.symbols, self._interval, keep, end)
-        return Panel.align({symbol: bars[symbol] for symbol in active.model.symbols})
+        panel = Panel.align({symbol: bars[symbol] for symbol in active.model.symbols})
+        return await attach_stored(panel, self._ticks, self._market_id, view_named(active.model.view))
 
     def _features(self, active: _Active, panel: Panel, rows: int) -> FloatArray:
         return compute_tail(view_named(active.model.view), panel, rows)

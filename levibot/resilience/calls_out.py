@@ -130,6 +130,14 @@ CALLS = (
         "deployments/api.py:_lacking_features",
     ),
     CallOut(
+        "actors/outside_data.py",
+        "the tick store: observations",
+        ("_newest", "_take"),
+        "what was read is read again at the next look, and counts from then on",
+        "levibot/market/outside_poll.py:turn",
+        "levibot/market/outside_poll.py",
+    ),
+    CallOut(
         "actors/processes.py",
         "the actors, for the pages of all processes",
         ("_ask",),

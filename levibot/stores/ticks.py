@@ -16,6 +16,7 @@ from levibot.market.bars import FIELDS, Bars
 from levibot.stores import migrations
 from levibot.stores.holes import Holes
 from levibot.stores.ledgers import ORDERS, SHADOW_FILLS, SIGNALS, Ledger
+from levibot.stores.observations import ObservationTable
 from levibot.stores.partitions import TimePartitions
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_deadline import Deadline
@@ -86,6 +87,7 @@ class TickStore:
         self.partitions = TimePartitions(client)
         self.quarantine = Quarantine(client)
         self.holes = Holes(client)
+        self.observations = ObservationTable(client)
         self.signals = Ledger(client, SIGNALS)
         self.shadow_fills = Ledger(client, SHADOW_FILLS)
         self.orders = Ledger(client, ORDERS)

@@ -164,6 +164,36 @@ class Metrics:
             "Served feature values that history gives differently.",
             registry=registry,
         )
+        self.outside_polls = Counter(
+            "levibot_outside_polls_total",
+            "Looks at a source outside the market's bars, by outcome: ok or failed.",
+            ("source", "outcome"),
+            registry=registry,
+        )
+        self.observations = Counter(
+            "levibot_observations_total",
+            "Observations from outside that were new.",
+            ("source",),
+            registry=registry,
+        )
+        self.outside_silence_seconds = Gauge(
+            "levibot_outside_silence_seconds",
+            "Since a source outside last answered; of one that is not disabled.",
+            ("source",),
+            registry=registry,
+        )
+        self.outside_silence_limit_seconds = Gauge(
+            "levibot_outside_silence_limit_seconds",
+            "Silence that a source does not reach while all is well.",
+            ("source",),
+            registry=registry,
+        )
+        self.outside_spent_usd = Gauge(
+            "levibot_outside_spent_usd",
+            "What a paid source has cost since midnight UTC, with what is reserved.",
+            ("source",),
+            registry=registry,
+        )
         self.build_info = Gauge(
             "levibot_build_info",
             "Always 1; the version is in the label.",

@@ -12,6 +12,7 @@ import numpy as np
 
 from levibot import __version__
 from levibot.errors import DataError
+from levibot.features.side_data import attach_told
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalParameters
@@ -246,7 +247,7 @@ def _load(
         raise DataError(
             f"{empty[0]} has no bars from {start:%Y-%m-%d} to {last_day_before(test_end):%Y-%m-%d}."
         )
-    return Panel.align(bars)
+    return attach_told(Panel.align(bars), source, view)
 
 
 def _account(test: Panel, ordered: FloatArray, costs: Costs, band: float) -> BacktestResult:

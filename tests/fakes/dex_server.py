@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 from tests.fakes.loopback_server import Asked, LoopbackServer
 
@@ -12,11 +13,12 @@ USDT = "0xdac17f958d2ee523a2206206994597c13d831ec7"
 
 
 class FakeDex(LoopbackServer):
-    """Pays 1.00032748 tokens for each. With `has_liquidity` false it finds no route."""
+    """Pays `rate` smallest units for each. With `has_liquidity` false it finds no route."""
 
     def __init__(self) -> None:
         super().__init__()
         self.has_liquidity = True
+        self.rate = Fraction(100032748, 100000000)
 
     async def respond(self, asked: Asked) -> tuple[int, str]:
         if asked.path != "/swap/allowance-holder/price" or asked.headers.get("0x-version") != "v2":
@@ -29,13 +31,13 @@ class FakeDex(LoopbackServer):
         if not self.has_liquidity:
             return 200, json.dumps({"liquidityAvailable": False, "zid": "0x111111111111111111111111"})
         sell, buy, amount = (asked.query[name] for name in ("sellToken", "buyToken", "sellAmount"))
-        return 200, json.dumps(_price(sell, buy, int(amount)))
+        return 200, json.dumps(_price(sell, buy, int(amount), self.rate))
 
 
-def _price(sell: str, buy: str, amount: int) -> dict[str, object]:
+def _price(sell: str, buy: str, amount: int, rate: Fraction) -> dict[str, object]:
     return {
         "blockNumber": "20114676",
-        "buyAmount": str(amount * 100032748 // 100000000),
+        "buyAmount": str(int(amount * rate)),
         "buyToken": buy,
         "fees": {
             "integratorFee": None,

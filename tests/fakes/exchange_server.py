@@ -15,7 +15,7 @@ from tests.fakes.loopback_server import SLOW_S, Asked, LoopbackServer
 MAX_ROWS = 1000
 FIRST_TRADE_ID = 3_821_253_461
 FIRST_TRADE_MS = 1_769_224_657_583
-FUNDING_HOURS = 8
+FUNDING_MS = 8 * 3_600_000
 
 
 class FakeExchange(LoopbackServer):
@@ -154,7 +154,7 @@ class FakeExchange(LoopbackServer):
                 return 200, json.dumps(_depth(limit))
             case "/fapi/v1/fundingRate":
                 since = int(asked.query.get("startTime", FIRST_TRADE_MS))
-                return 200, json.dumps([_funding(symbol, since, row) for row in range(min(limit, 3))])
+                return 200, json.dumps(_funding(symbol, since, self.now_ms(), limit))
         return 404, "{}"
 
 
@@ -193,13 +193,22 @@ def _depth(limit: int) -> dict[str, Any]:
     return {"lastUpdateId": 50093239218, "bids": bids, "asks": asks}
 
 
-def _funding(symbol: str, since_ms: int, row: int) -> dict[str, Any]:
-    return {
-        "symbol": symbol,
-        "fundingTime": since_ms + row * FUNDING_HOURS * 3_600_000,
-        "fundingRate": f"{0.0001 * (row - 1):.8f}",
-        "markPrice": "100.00000000",
-    }
+def funding_rate(period: int) -> float:
+    """What is paid at the end of a period of eight hours since 1970."""
+    return 0.0001 * (period % 3 - 1)
+
+
+def _funding(symbol: str, since_ms: int, now_ms: int, limit: int) -> list[dict[str, Any]]:
+    first, last = -(-since_ms // FUNDING_MS), now_ms // FUNDING_MS
+    return [
+        {
+            "symbol": symbol,
+            "fundingTime": period * FUNDING_MS,
+            "fundingRate": f"{funding_rate(period):.8f}",
+            "markPrice": "100.00000000",
+        }
+        for period in range(first, min(last + 1, first + limit))
+    ]
 
 
 def _market(symbol: str) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class LoopbackServer:
     and 503. Requests are kept in `asked`.
     """
 
+    content_type = "application/json"
+
     def __init__(self) -> None:
         self.fault: Fault | None = None
         self.faulty_paths: tuple[str, ...] = ()
@@ -123,7 +125,7 @@ class LoopbackServer:
         self.asked.append(asked)
         if self.fault is None or (self.faulty_paths and asked.path not in self.faulty_paths):
             status, body = await self.respond(asked)
-            return web.Response(status=status, text=body, content_type="application/json")
+            return web.Response(status=status, text=body, content_type=self.content_type)
         return await self._answer_badly(self.fault, request, asked)
 
     async def _answer_badly(self, fault: Fault, request: web.Request, asked: Asked) -> web.StreamResponse:

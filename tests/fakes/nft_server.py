@@ -11,11 +11,12 @@ APES = "0xbc4ca0eda7647a8ab7c2061c2e118a18a936f13d"
 
 
 class FakeReservoir(LoopbackServer):
-    """Knows one collection. floor: its cheapest listing in ETH, None when nothing is listed."""
+    """Knows one collection. floor: its cheapest listing in `currency`, None when nothing is listed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.floor: float | None = 11.85
+        self.currency = "ETH"
 
     async def respond(self, asked: Asked) -> tuple[int, str]:
         if asked.path != "/collections/v7":
@@ -24,15 +25,17 @@ class FakeReservoir(LoopbackServer):
             return 401, json.dumps({"statusCode": 401, "error": "Unauthorized", "message": "Invalid API key"})
         if asked.query.get("id", "").lower() != APES:
             return 200, json.dumps({"collections": [], "continuation": None})
-        return 200, json.dumps({"collections": [_collection(self.floor)], "continuation": None})
+        return 200, json.dumps(
+            {"collections": [_collection(self.floor, self.currency)], "continuation": None}
+        )
 
 
-def _collection(floor: float | None) -> dict[str, object]:
+def _collection(floor: float | None, currency: str) -> dict[str, object]:
     price = floor and {
         "currency": {
             "contract": "0x0000000000000000000000000000000000000000",
             "name": "Ether",
-            "symbol": "ETH",
+            "symbol": currency,
             "decimals": 18,
         },
         "amount": {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from levibot.features.check import check_no_future
+from levibot.features.check import another_future, check_no_future
 from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.rolling import rolling_mean
@@ -93,3 +94,34 @@ def test_a_side_series_that_shows_too_early_is_caught(make_market) -> None:
     panel = make_market()
     [violation] = check_no_future(FeatureView("planted", (early,)), panel, len(panel) - 99)
     assert violation.feature == "early"
+
+
+def whether_it_is_ever_told(inputs: Inputs) -> FloatArray:
+    """One where the floor is known at any time, now or later."""
+    known = np.isfinite(inputs.extra("nft_floor")).any(axis=0)
+    return np.broadcast_to(known.astype(np.float64), inputs.panel.close.shape)
+
+
+def test_a_feature_that_sees_a_source_come_on_later_is_caught(make_market) -> None:
+    """The source is off in the whole panel: cutting the future off changes nothing, another future does."""
+    told = Feature("told", "planted", "any", "planted fault", ("nft_floor",), 1, whether_it_is_ever_told)
+    panel = make_market()
+    panel = replace(panel, extra={name: of for name, of in panel.extra.items() if name != "nft_floor"})
+    [violation] = check_no_future(FeatureView("planted", (told,)), panel, len(panel) - 99)
+    assert (violation.feature, violation.detail.split(" after ")[0]) == ("told", "another future")
+
+
+def test_another_future_tells_something_else_in_every_side_series(make_market) -> None:
+    panel = make_market()
+    cut = len(panel) - 99
+    still = replace(panel, extra={**panel.extra, "funding_rate": np.zeros(panel.close.shape)})
+    other = another_future(still, cut, 0, ("nft_floor", "news_sentiment"))
+    assert {"funding_rate", "nft_floor", "news_sentiment"} <= set(other.extra)
+    for name, series in other.extra.items():
+        before = still.extra.get(name, np.full(panel.close.shape, np.nan))
+        np.testing.assert_array_equal(series[:cut], before[:cut])
+        # Missing in another place, or another number: nowhere the same.
+        later, told = before[cut:], series[cut:]
+        assert not (later == told).any()
+        assert np.isfinite(told).any()
+        assert np.isnan(told).any()

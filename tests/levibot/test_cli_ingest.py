@@ -52,6 +52,7 @@ def test_a_second_pass_brings_nothing_new_and_a_longer_one_only_the_rest(
         "rejected_and_not_kept": 0,
         "gaps": {"found": 0, "bars_filled": 0, "bars_lacking": 0},
         "newest_close": "2020-01-03T00:00:00+00:00",
+        "observations": 0,
     }
     again = levibot("ingest", *MARKET, "--until", "2020-01-03", "--json").json()
     assert (again["read"], again["new"], again["newest_close"]) == ({}, 0, first.json()["newest_close"])

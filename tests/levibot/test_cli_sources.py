@@ -9,7 +9,7 @@ import pytest
 
 from levibot.market.price_process import MARKET_START
 from levibot.market.simulator import SimulatedSource
-from tests.fakes.exchange_server import FakeExchange
+from tests.fakes.exchange_server import FUNDING_MS, FakeExchange, funding_rate
 from tests.levibot.conftest import Command
 
 HOUR = timedelta(hours=1)
@@ -31,7 +31,8 @@ def test_it_shows_what_each_market_costs(levibot: Command, exchange: FakeExchang
     assert (shown["exchange"], shown["problem"]) == ("binance", "")
     assert abs(shown["clock_skew_s"]) < 1.0
     bitcoin, ether = shown["markets"]
-    assert (bitcoin["symbol"], bitcoin["fee_bps"], bitcoin["funding_bps"]) == ("BTCUSDT", 10.0, 1.0)
+    assert (bitcoin["symbol"], bitcoin["fee_bps"]) == ("BTCUSDT", 10.0)
+    assert bitcoin["funding_bps"] == pytest.approx(1e4 * funding_rate(exchange.now_ms() // FUNDING_MS))
     assert bitcoin["spread_bps"] == pytest.approx(1.0, rel=1e-3)
     # Ten levels of each side lie within 10 bps of the mid price.
     assert bitcoin["depth"] == pytest.approx(sum(range(1, 11)) + sum(range(2, 12)))

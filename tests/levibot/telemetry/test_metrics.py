@@ -34,6 +34,11 @@ OUTSIDE = {
     ("levibot_feature_importance", "gauge", ("feature",)),
     ("levibot_drift_shadow_loss", "gauge", ("model_version",)),
     ("levibot_drift_checked_timestamp_seconds", "gauge", ()),
+    ("levibot_outside_polls", "counter", ("source", "outcome")),
+    ("levibot_observations", "counter", ("source",)),
+    ("levibot_outside_silence_seconds", "gauge", ("source",)),
+    ("levibot_outside_silence_limit_seconds", "gauge", ("source",)),
+    ("levibot_outside_spent_usd", "gauge", ("source",)),
     ("levibot_build_info", "gauge", ("version",)),
 }
 
