@@ -24,14 +24,15 @@ from levibot.errors import DataError, NotReady, StoreUnavailable
 from levibot.features.parity import Parity, check_parity
 from levibot.features.served import EVENT_TYPE, ServedVector
 from levibot.features.views import CORE, view
-from levibot.learning.history import HistoryLoader, Loaded, label_name
+from levibot.learning.history import HistoryLoader, Loaded
+from levibot.learning.labels import label_name
 from levibot.learning.signal import SignalParameters
 from levibot.market.bars import Bars, to_datetime
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.events import EventQuery
-from levibot.stores.exports import prune_exports, write_export
+from levibot.stores.export_writer import prune_exports, write_export
 from levibot.stores.history_parts import load_parts
 from levibot.stores.history_rows import instant_us
 from levibot.stores.offline import FeaturesAt, OfflineStore
@@ -161,8 +162,7 @@ class FeatureHistory:
 
     async def export_until(self, until: datetime) -> str:
         """Load what bars are finished at `until`, and export what is known of them; returns the folder."""
-        if self._loaded.up_to is None or self._loaded.up_to < until:
-            await self._pass()
+        await self._pass(unless_loaded=until)
         return await self.export(end=until + timedelta(microseconds=1))
 
     async def assume_available_at_close(self) -> int:
@@ -210,9 +210,19 @@ class FeatureHistory:
             self._problem = ""
             await self._wait()
 
-    async def _pass(self, *, from_the_start: bool = False, assume_available_at_close: bool = False) -> Loaded:
+    async def _pass(
+        self,
+        *,
+        from_the_start: bool = False,
+        assume_available_at_close: bool = False,
+        unless_loaded: datetime | None = None,
+    ) -> Loaded:
+        """unless_loaded: nothing is to be done when all up to there is loaded by the time it is our turn."""
         settings = self._settings
         async with self._passing:
+            up_to = self._loaded.up_to
+            if unless_loaded is not None and up_to is not None and up_to >= unless_loaded:
+                return self._loaded
             store = await self._ask(lambda store: store)
             ticks = await open_ticks(settings)
             try:

@@ -22,6 +22,9 @@ from levibot.commands.shared import (
     load_settings,
 )
 
+# In the state folder: the features and labels of the markets that were backtested last.
+HISTORIES = "backtests"
+
 
 def backtest(
     train_start: Annotated[datetime, typer.Option(help="first bar that training sees, UTC")],
@@ -44,6 +47,7 @@ def backtest(
     from levibot.launch.steps import ConsoleSteps
     from levibot.learning.walk_forward import end_of_day
     from levibot.market.sources import open_source
+    from levibot.stores.frozen_history import FrozenHistories
     from levibot.trading import report_file
     from levibot.trading.costs import Costs
     from levibot.trading.report import run_backtest
@@ -52,7 +56,8 @@ def backtest(
     to_stdout = json_file is not None and str(json_file) == "-"
     if json_file is not None and not to_stdout:
         report_file.check_place(json_file)
-    with ConsoleSteps(Console(stderr=True)).step("Backtest") as at:
+    to_people = Console(stderr=True, soft_wrap=True)
+    with ConsoleSteps(to_people).step("Backtest") as at:
         report = run_backtest(
             open_source(settings),
             settings.symbols,
@@ -60,6 +65,7 @@ def backtest(
             test_start=as_utc(test_start),
             test_end=end_of_day(as_utc(test_end)),
             seed=settings.seed,
+            histories=FrozenHistories(settings.home / HISTORIES, say=to_people.print),
             costs=Costs().with_total(cost_bps),
             progress=lambda done, total, what: at(f"{done}/{total} {what}"),
         )

@@ -79,7 +79,6 @@ class OfflineStore:
         self._catalogue = Catalogue(db, folder, market_id)
         self._newest_asked_us = 0
         self._n_batches = 0
-        self._drop_strays()
 
     @classmethod
     def open(cls, folder: Path, market_id: str, clock: Clock) -> Self:
@@ -96,10 +95,25 @@ class OfflineStore:
                 hint="One process owns it; others ask that one, or read an export.",
             ) from exc
         try:
-            return cls(db, folder, market_id, clock)
+            store = cls(db, folder, market_id, clock)
+            store._catalogue.prepare()
+            store._drop_strays()
         except BaseException:
             db.close()
             raise
+        return store
+
+    @classmethod
+    def open_read_only(cls, folder: Path, market_id: str, clock: Clock) -> Self:
+        """A history that nobody writes to any more, for any number of processes at once.
+
+        Raises StoreError when there is none, or a process writes to it.
+        """
+        try:
+            db = duckdb.connect(str(folder / "history.duckdb"), read_only=True, config=LIMITS)
+        except duckdb.Error as exc:
+            raise StoreError(f"The feature history in {folder} cannot be read: {exc}.") from exc
+        return cls(db, folder, market_id, clock)
 
     def close(self) -> None:
         self._db.close()
