@@ -19,9 +19,9 @@ from levibot.learning.past import Knowledge
 from levibot.learning.signal import SignalModel
 from levibot.learning.training import train
 from levibot.market.bars import Panel, to_datetime, to_datetime64
-from levibot.monitoring.references import TrainingReference
+from levibot.monitoring.references import TrainingReference, publish_reference
 from levibot.settings import Settings
-from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.connect import open_references, open_registry, open_ticks
 from levibot.stores.embedded import endpoints
 from levibot.stores.registry import content_key
 from levibot.telemetry.logging import configure_logging
@@ -49,19 +49,25 @@ async def read_panel(settings: Settings, until: datetime) -> Panel:
 
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
 @ray.remote(num_cpus=0.5, max_retries=2)
-def fit(
-    known: Knowledge, train_start: datetime, seed: int, level: str
-) -> tuple[SignalModel, TrainingReference]:
+def fit(known: Knowledge, train_start: datetime, seed: int, level: str) -> SignalModel:
     """Train on a worker of the cluster, where what is known is read from shared memory."""
     configure_logging(level, "train")
-    model = train(
+    return train(
         known,
         seed=seed,
         train_start=train_start,
         progress=lambda done, total, what: log.info("training", done=done, total=total, step=what),
     )
+
+
+@ray.remote(num_cpus=0.5, max_retries=2)
+def learn_reference(
+    known: Knowledge, train_start: datetime, model: SignalModel, level: str
+) -> TrainingReference:
+    """What the rows that the model was trained on look like."""
+    configure_logging(level, "train")
     first = int(np.searchsorted(known.panel.ts, to_datetime64(train_start)))
-    return model, TrainingReference.of(model, known.features[first:])
+    return TrainingReference.of(model, known.features[first:])
 
 
 def read_data(settings: Settings, until: datetime, export: Path | None) -> TrainingData:
@@ -73,7 +79,10 @@ def read_data(settings: Settings, until: datetime, export: Path | None) -> Train
 
 
 def run(settings: Settings, until: datetime, activate: bool, export: Path | None = None) -> str:
-    """Train on what is known, publish the version and, if asked, make it live. Returns the version."""
+    """Train on what is known, publish the version and, if asked, make it live; then learn its reference.
+
+    Returns the version.
+    """
     if export is None:
         # Said before a cluster is looked for: without stores there is nothing to learn from.
         endpoints(settings)
@@ -89,7 +98,8 @@ def run(settings: Settings, until: datetime, activate: bool, export: Path | None
         **data.metadata,
     )
     seed, level = settings.seed, settings.log_level
-    model, reference = ray.get(fit.remote(data.known, train_start, seed, level))
+    known = ray.put(data.known)
+    model = ray.get(fit.remote(known, train_start, seed, level))
     registry = open_registry(settings)
     metadata = {
         **model.metadata(),
@@ -97,12 +107,16 @@ def run(settings: Settings, until: datetime, activate: bool, export: Path | None
         "source": settings.source,
         **data.metadata,
     }
-    files = model.to_files() | reference.to_files()
+    files = model.to_files()
     # A job that is run again, and learns the same again, makes no second version.
     version = registry.publish(metadata, files, content_key(metadata, files))
     if activate:
         registry.activate(version, "trained")
     log.info("model is registered", version=version, active=activate)
+    # Nobody waits for it: the model serves meanwhile, and its watch begins when this is there.
+    reference = ray.get(learn_reference.remote(known, train_start, model, level))
+    publish_reference(open_references(settings), version, reference)
+    log.info("the reference of the model is kept", version=version)
     return version
 
 
