@@ -32,10 +32,11 @@ from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.events import EventQuery
-from levibot.stores.export_writer import prune_exports, write_export
+from levibot.stores.export_writer import export_once
+from levibot.stores.features_at import FeaturesAt
 from levibot.stores.history_parts import load_parts
 from levibot.stores.history_rows import instant_us
-from levibot.stores.offline import FeaturesAt, OfflineStore
+from levibot.stores.offline import OfflineStore
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.ticks import TickStore
 from levibot.stores.training_set import TrainingSet
@@ -143,22 +144,19 @@ class FeatureHistory:
             raise NotReady(f"No bars of {settings.market_id} are finished at {finished_by.isoformat()}.")
         first = min(to_datetime(of.ts[0]) for of in bars.values() if len(of))
         start = start or first
-        folder = export_folder(settings.home, known, start, end)
-        if not folder.exists():
-            write = partial(
-                write_export,
-                folder=folder,
-                view=CORE,
-                labels=labels,
-                start=start,
-                end=end,
-                as_of=known,
-                market_id=settings.market_id,
-                bars=bars,
-            )
-            await self._ask(write)
-            prune_exports(folder.parent, KEPT_EXPORTS)
-        return str(folder)
+        write = partial(
+            export_once,
+            folder=settings.home / EXPORT_FOLDER,
+            view=CORE,
+            labels=labels,
+            start=start,
+            end=end,
+            as_of=known,
+            market_id=settings.market_id,
+            bars=bars,
+            keep=KEPT_EXPORTS,
+        )
+        return str(await self._ask(write))
 
     async def export_until(self, until: datetime) -> str:
         """Load what bars are finished at `until`, and export what is known of them; returns the folder."""
@@ -309,12 +307,6 @@ class FeatureHistory:
         if self._store is not None:
             self._store.close()
             self._store = None
-
-
-def export_folder(home: Path, as_of: datetime, start: datetime, end: datetime) -> Path:
-    """Where the answer to that question lies."""
-    parts = [f"{at:%Y%m%dT%H%M%S.%f}" for at in (as_of, start, end)]
-    return home / EXPORT_FOLDER / "_".join(parts)
 
 
 def start(settings: Settings) -> ActorHandle:

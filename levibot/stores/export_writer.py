@@ -30,6 +30,30 @@ from levibot.stores.segments import write_whole
 WRITERS = 4
 
 
+def export_once(
+    store: OfflineStore,
+    folder: Path,
+    view: ViewOfFeatures,
+    labels: Sequence[str],
+    start: datetime,
+    end: datetime,
+    as_of: datetime,
+    *,
+    market_id: str,
+    bars: Mapping[str, Bars],
+    keep: int,
+) -> Path:
+    """The export in `folder` that answers this question: the one that is there, or a new one.
+
+    keep: of all exports in the folder, so many stay. Raises as `write_export` does.
+    """
+    place = folder / "_".join(f"{at:%Y%m%dT%H%M%S.%f}" for at in (as_of, start, end))
+    if not place.exists():
+        write_export(store, place, view, labels, start, end, as_of, market_id=market_id, bars=bars)
+        prune_exports(folder, keep)
+    return place
+
+
 def write_export(
     store: OfflineStore,
     folder: Path,
