@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from math import ceil
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -191,22 +192,31 @@ def _learn(
     taught = np.zeros(len(panel), dtype=np.bool_)
     taught[lesson.row] = True
     folds = purged_folds(panel.ts, labels.available_at, taught, n_folds=training.n_folds, embargo=embargo)
-    jobs = [(lesson, seed * 1_000 + k) for k, lesson in enumerate(lessons)]
-    jobs += [(lesson.among(teach), seed * 1_000) for teach, _ in folds]
-    models = []
-    with ThreadPoolExecutor(_FITS_AT_ONCE) as pool:
-        for model in pool.map(lambda job: job[0].fit(training.booster, job[1]), jobs):
-            models.append(model)
-            steps.finish(f"{labels.horizon_bars} bars ahead, fit {len(models)} of {len(jobs)}")
     score = np.empty(len(lesson.label))
-    for (_, judge), model in zip(folds, models[len(lessons) :], strict=True):
+
+    def fit_whole(number: int) -> LightGBMModel:
+        return lessons[number].fit(training.booster, seed * 1_000 + number)
+
+    def fit_fold(number: int) -> None:
+        teach, judge = folds[number]
+        model = lesson.among(teach).fit(training.booster, seed * 1_000)
+        # By the thread that fitted it: the folds judge disjoint rows.
         judged = judge[lesson.row]
         score[judged] = model.predict(lesson.features[judged])
+
+    n_jobs = len(lessons) + len(folds)
+    with ThreadPoolExecutor(_FITS_AT_ONCE) as pool:
+        wholes = [pool.submit(fit_whole, number) for number in range(len(lessons))]
+        parts = [pool.submit(fit_fold, number) for number in range(len(folds))]
+        jobs: list[Future[Any]] = [*wholes, *parts]
+        for number, job in enumerate(jobs, start=1):
+            job.result()
+            steps.finish(f"{labels.horizon_bars} bars ahead, fit {number} of {n_jobs}")
     usual_size = float(np.sqrt(np.mean(np.square(score))))
     # Trees that found no split predict zero; the floor makes that no opinion instead of 0 / 0.
     part = Learned(
         labels.horizon_bars,
-        tuple(models[: len(lessons)]),
+        tuple(whole.result() for whole in wholes),
         max(usual_size, 1e-9),
         float(lesson.label.mean()),
     )
