@@ -24,17 +24,19 @@ from levibot.errors import DataError, NotReady, StoreUnavailable
 from levibot.features.parity import Parity, check_parity
 from levibot.features.served import EVENT_TYPE, ServedVector
 from levibot.features.views import CORE, view
-from levibot.learning.history import HistoryLoader, Loaded, label_name
+from levibot.learning.history import HistoryLoader, Loaded
+from levibot.learning.labels import label_name
 from levibot.learning.signal import SignalParameters
 from levibot.market.bars import Bars, to_datetime
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.events import EventQuery
-from levibot.stores.exports import prune_exports, write_export
+from levibot.stores.export_writer import export_once
+from levibot.stores.features_at import FeaturesAt
 from levibot.stores.history_parts import load_parts
 from levibot.stores.history_rows import instant_us
-from levibot.stores.offline import FeaturesAt, OfflineStore
+from levibot.stores.offline import OfflineStore
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.ticks import TickStore
 from levibot.stores.training_set import TrainingSet
@@ -142,27 +144,23 @@ class FeatureHistory:
             raise NotReady(f"No bars of {settings.market_id} are finished at {finished_by.isoformat()}.")
         first = min(to_datetime(of.ts[0]) for of in bars.values() if len(of))
         start = start or first
-        folder = export_folder(settings.home, known, start, end)
-        if not folder.exists():
-            write = partial(
-                write_export,
-                folder=folder,
-                view=CORE,
-                labels=labels,
-                start=start,
-                end=end,
-                as_of=known,
-                market_id=settings.market_id,
-                bars=bars,
-            )
-            await self._ask(write)
-            prune_exports(folder.parent, KEPT_EXPORTS)
-        return str(folder)
+        write = partial(
+            export_once,
+            folder=settings.home / EXPORT_FOLDER,
+            view=CORE,
+            labels=labels,
+            start=start,
+            end=end,
+            as_of=known,
+            market_id=settings.market_id,
+            bars=bars,
+            keep=KEPT_EXPORTS,
+        )
+        return str(await self._ask(write))
 
     async def export_until(self, until: datetime) -> str:
         """Load what bars are finished at `until`, and export what is known of them; returns the folder."""
-        if self._loaded.up_to is None or self._loaded.up_to < until:
-            await self._pass()
+        await self._pass(unless_loaded=until)
         return await self.export(end=until + timedelta(microseconds=1))
 
     async def assume_available_at_close(self) -> int:
@@ -210,9 +208,19 @@ class FeatureHistory:
             self._problem = ""
             await self._wait()
 
-    async def _pass(self, *, from_the_start: bool = False, assume_available_at_close: bool = False) -> Loaded:
+    async def _pass(
+        self,
+        *,
+        from_the_start: bool = False,
+        assume_available_at_close: bool = False,
+        unless_loaded: datetime | None = None,
+    ) -> Loaded:
+        """unless_loaded: nothing is to be done when all up to there is loaded by the time it is our turn."""
         settings = self._settings
         async with self._passing:
+            up_to = self._loaded.up_to
+            if unless_loaded is not None and up_to is not None and up_to >= unless_loaded:
+                return self._loaded
             store = await self._ask(lambda store: store)
             ticks = await open_ticks(settings)
             try:
@@ -299,12 +307,6 @@ class FeatureHistory:
         if self._store is not None:
             self._store.close()
             self._store = None
-
-
-def export_folder(home: Path, as_of: datetime, start: datetime, end: datetime) -> Path:
-    """Where the answer to that question lies."""
-    parts = [f"{at:%Y%m%dT%H%M%S.%f}" for at in (as_of, start, end)]
-    return home / EXPORT_FOLDER / "_".join(parts)
 
 
 def start(settings: Settings) -> ActorHandle:

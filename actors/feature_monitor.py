@@ -19,7 +19,7 @@ from levibot.errors import StoreUnavailable
 from levibot.monitoring.watch import Checked, FeatureWatch, Weighed
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
-from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.connect import open_references, open_registry, open_ticks
 from levibot.stores.event import Event
 from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.exposition import Family, families
@@ -88,7 +88,11 @@ class FeatureMonitor:
         ticks = await open_ticks(settings)
         try:
             watch = FeatureWatch(
-                ticks, open_registry(settings), market_id=settings.market_id, interval=settings.interval
+                ticks,
+                open_registry(settings),
+                open_references(settings),
+                market_id=settings.market_id,
+                interval=settings.interval,
             )
             while True:
                 now = self._clock.now()

@@ -20,12 +20,15 @@ from deployments.router import Routed
 from deployments.schemas import QueryCostEntry, Readiness
 from deployments.slow_queries import SHOWN, top_queries
 from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable, UnknownSymbol
+from levibot.features.on_demand import ON_DEMAND
+from levibot.features.on_demand import Request as OnDemandRequest
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
 from levibot.serving.answer import Answer, AnswerPolicy
+from levibot.serving.request_features import RequestFeatures, SymbolFeatures
 from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
-from levibot.stores.connect import open_online
+from levibot.stores.connect import open_online, open_ticks
 from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import PROFILE
@@ -49,6 +52,14 @@ class Api:
         self._router = router
         self._clock = settings.clock()
         self._online = open_online(settings, CORE)
+        self._requests = RequestFeatures(
+            ON_DEMAND,
+            lambda: open_ticks(settings),
+            market_id=settings.market_id,
+            interval=settings.interval,
+            fresh_bars=settings.fresh_bars,
+            timeout_s=settings.store_timeout_s,
+        )
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         FEATURE_STALENESS_LIMIT.set(staleness_limit_s(settings.interval, self._clock.rate))
         self._last: dict[str, Signal] = {}
@@ -78,13 +89,23 @@ class Api:
 
     async def predict(self, symbol: str) -> Answer:
         """The newest usable signal. Raises UnknownSymbol, or NotReady when nothing may be used."""
-        if symbol not in self._symbols:
-            raise UnknownSymbol(f"{symbol} is not served.", hint=f"Served are: {', '.join(self._symbols)}.")
+        self._check_served(symbol)
         signal, served_from, problem = await self._find(symbol)
         try:
             return self._policy.answer(signal, self._clock.now(), served_from)
         except NotReady as exc:
             raise NotReady(exc.message, hint=problem or exc.hint) from exc
+
+    async def features(self, symbol: str, order_notional: float | None) -> SymbolFeatures:
+        """What is known of a symbol now, and of an order. What is not known is MISSING, and no number.
+
+        Raises UnknownSymbol, UsageError on an order of no size, and StoreError when Redis cannot be read.
+        """
+        self._check_served(symbol)
+        vector = await self._redis.call(self._online.get, symbol)
+        now = self._clock.now()
+        requested = await self._requests.answer(OnDemandRequest(symbol, now, order_notional))
+        return SymbolFeatures(vector, requested, now, CORE.name, CORE.version, CORE.names)
 
     async def readiness(self) -> Readiness:
         """Ready when the features are warm and one symbol at least has a fresh signal; names what lacks."""
@@ -139,6 +160,10 @@ class Api:
         """The metrics of the other processes; one that does not answer has no entry."""
         said = await self._processes.ask("metrics")
         return {one.process: one.answer for one in said if one.answer is not None}
+
+    def _check_served(self, symbol: str) -> None:
+        if symbol not in self._symbols:
+            raise UnknownSymbol(f"{symbol} is not served.", hint=f"Served are: {', '.join(self._symbols)}.")
 
     async def _lacking_features(self) -> list[str]:
         """Why the vectors of symbols that have bars are not there, one sentence each; empty when they are."""

@@ -18,17 +18,23 @@ from deployments.schemas import (
     EventEntry,
     EventsRequest,
     EventsResponse,
+    FeatureEntry,
+    FeaturesRequest,
+    FeaturesResponse,
     Liveness,
     PredictRequest,
     PredictResponse,
     QueryCostEntry,
     Readiness,
     SlowQueriesResponse,
+    Symbol,
 )
 from levibot import __version__
 from levibot.errors import UsageError
 from levibot.serving.answer import Answer
+from levibot.serving.request_features import SymbolFeatures
 from levibot.stores.events import EventCursor, EventPage, EventQuery
+from levibot.stores.reading import ValueReading
 from levibot.telemetry.exposition import Family, exposition
 from levibot.telemetry.metrics import FEATURE_STALENESS, HTTP_REQUESTS, HTTP_SECONDS
 
@@ -55,6 +61,10 @@ class Face(Protocol):
 
     async def feature_ages(self) -> dict[str, float]:
         """Seconds since the newest features of each symbol; NaN where there are none."""
+        ...
+
+    async def features(self, symbol: str, order_notional: float | None) -> SymbolFeatures:
+        """What is known of a symbol now, and of an order. Raises UnknownSymbol or StoreError."""
         ...
 
     async def events(self, query: EventQuery) -> EventPage:
@@ -118,6 +128,28 @@ def build_http(face: Face) -> FastAPI:
             trace_id=trace_id_of(request),
         )
 
+    @http.get("/features/{symbol}", responses=ERRORS, summary="The features of a symbol")
+    async def features(
+        symbol: Symbol, asked: Annotated[FeaturesRequest, Query()], request: Request
+    ) -> FeaturesResponse:
+        """The newest vector, every value with its status and age, and the features of this very request."""
+        known = await face.features(symbol, asked.order_notional)
+        reading = known.vector
+        return FeaturesResponse(
+            symbol=symbol,
+            status=reading.freshness,
+            age_s=reading.age_s,
+            event_time=reading.event_time,
+            market_time=known.market_time,
+            view=known.view,
+            view_version=known.view_version,
+            features={name: _feature_entry(reading.value(name)) for name in known.names},
+            on_demand={name: _feature_entry(value) for name, value in known.requested.values.items()},
+            problem=known.requested.problem,
+            source=face.source,
+            trace_id=trace_id_of(request),
+        )
+
     @http.get("/events", responses=ERRORS, summary="What happened, newest first")
     async def events(asked: Annotated[EventsRequest, Query()], request: Request) -> EventsResponse:
         """Events of a type, a symbol, since an instant. Follow `next_cursor` for the older ones: no event is
@@ -171,6 +203,10 @@ def build_http(face: Face) -> FastAPI:
         return Response(exposition(await face.metrics()), media_type=CONTENT_TYPE_LATEST)
 
     return http
+
+
+def _feature_entry(value: ValueReading) -> FeatureEntry:
+    return FeatureEntry(value=value.value, status=value.freshness, age_s=value.age_s)
 
 
 def _event_query(asked: EventsRequest) -> EventQuery:

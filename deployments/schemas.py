@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from levibot.market.symbols import PATTERN
+from levibot.stores.reading import Freshness
 
 Symbol = Annotated[str, StringConstraints(pattern=PATTERN)]
 EventType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -53,6 +54,41 @@ class ErrorResponse(BaseModel):
     """The one shape of every error."""
 
     error: ErrorBody
+
+
+class FeaturesRequest(BaseModel):
+    """What the on-demand features are to be computed for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order_notional: Annotated[float | None, NoneIfEmpty] = Field(
+        None, gt=0, allow_inf_nan=False, description="size of an order in quote currency"
+    )
+
+
+class FeatureEntry(BaseModel):
+    """One value, and how far it may be trusted."""
+
+    value: float | None = Field(description="null where it is missing")
+    status: Freshness
+    age_s: float | None = Field(description="seconds on the market's clock since what it is made of")
+
+
+class FeaturesResponse(BaseModel):
+    """The features of a symbol, all of one instant."""
+
+    symbol: str
+    status: Freshness = Field(description="of the oldest value of the vector")
+    age_s: float | None = Field(description="of the oldest value, on the market's clock")
+    event_time: datetime | None = Field(description="close of the newest bar that the vector has seen, UTC")
+    market_time: datetime = Field(description="the market's now, UTC")
+    view: str
+    view_version: str = Field(description="hash of the feature definitions")
+    features: dict[str, FeatureEntry] = Field(description="the vector that models are served with")
+    on_demand: dict[str, FeatureEntry] = Field(description="computed for this request from the newest bars")
+    problem: str = Field(description="why features of the request are missing or old, else empty")
+    source: str = Field(description="simulated, parquet or exchange")
+    trace_id: str
 
 
 class EventsRequest(BaseModel):

@@ -14,20 +14,20 @@ import structlog
 import typer
 
 from levibot.errors import DataError, LeviBotError, UsageError
-from levibot.features.engine import compute
 from levibot.features.side_data import attach_stored
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
+from levibot.learning.past import Knowledge
 from levibot.learning.signal import SignalModel
 from levibot.learning.training import train
-from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
-from levibot.monitoring.references import TrainingReference
+from levibot.market.bars import Panel, to_datetime, to_datetime64
+from levibot.monitoring.references import TrainingReference, publish_reference
 from levibot.settings import Settings
-from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.connect import open_references, open_registry, open_ticks
 from levibot.stores.embedded import endpoints
 from levibot.stores.registry import content_key
 from levibot.telemetry.logging import configure_logging
-from tune.training_data import TrainingData, ask_for_export, read_export
+from tune.training_data import TrainingData, ask_for_export, of_bars, read_export
 
 log = structlog.get_logger()
 
@@ -56,57 +56,57 @@ async def read_panel(settings: Settings, until: datetime, view: FeatureView = CO
 
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
 @ray.remote(num_cpus=0.5, max_retries=2)
-def fit(
-    panel: Panel,
-    features: FloatArray | None,
-    train_start: datetime,
-    train_end: datetime,
-    seed: int,
-    level: str,
-) -> tuple[SignalModel, TrainingReference]:
-    """Train on a worker of the cluster, where the panel and its features are read from shared memory."""
+def fit(known: Knowledge, train_start: datetime, seed: int, level: str) -> SignalModel:
+    """Train on a worker of the cluster, where what is known is read from shared memory."""
     configure_logging(level, "train")
-    features = compute(CORE, panel) if features is None else features
-    model = train(
-        panel,
-        view=CORE,
-        features=features,
+    return train(
+        known,
         seed=seed,
         train_start=train_start,
-        train_end=train_end,
         progress=lambda done, total, what: log.info("training", done=done, total=total, step=what),
     )
-    first, last = np.searchsorted(panel.ts, [to_datetime64(train_start), to_datetime64(train_end)])
-    return model, TrainingReference.of(model, features[first:last])
+
+
+@ray.remote(num_cpus=0.5, max_retries=2)
+def learn_reference(
+    known: Knowledge, train_start: datetime, model: SignalModel, level: str
+) -> TrainingReference:
+    """What the rows that the model was trained on look like."""
+    configure_logging(level, "train")
+    first = int(np.searchsorted(known.panel.ts, to_datetime64(train_start)))
+    return TrainingReference.of(model, known.features[first:])
 
 
 def read_data(settings: Settings, until: datetime, export: Path | None) -> TrainingData:
     """The export, or the one that the feature history gives, or the bars where there is none."""
     folder = export or ask_for_export(until)
     if folder is None:
-        return TrainingData(asyncio.run(read_panel(settings, until)))
+        return of_bars(asyncio.run(read_panel(settings, until)), CORE)
     return read_export(folder, CORE, settings.market_id, until)
 
 
 def run(settings: Settings, until: datetime, activate: bool, export: Path | None = None) -> str:
-    """Train on what is known, publish the version and, if asked, make it live. Returns the version."""
+    """Train on what is known, publish the version and, if asked, make it live; then learn its reference.
+
+    Returns the version.
+    """
     if export is None:
         # Said before a cluster is looked for: without stores there is nothing to learn from.
         endpoints(settings)
     ray.init(address="auto", logging_level="WARNING")
     data = read_data(settings, until, export)
-    panel = data.panel
-    train_end = to_datetime(panel.closes_at[-1])
+    panel = data.known.panel
     train_start = max(settings.train_start or to_datetime(panel.ts[0]), to_datetime(panel.ts[0]))
     log.info(
         "bars are read",
         rows=len(panel),
         symbols=len(panel.symbols),
-        until=train_end.isoformat(),
+        until=data.known.as_of.isoformat(),
         **data.metadata,
     )
     seed, level = settings.seed, settings.log_level
-    model, reference = ray.get(fit.remote(panel, data.features, train_start, train_end, seed, level))
+    known = ray.put(data.known)
+    model = ray.get(fit.remote(known, train_start, seed, level))
     registry = open_registry(settings)
     metadata = {
         **model.metadata(),
@@ -114,12 +114,16 @@ def run(settings: Settings, until: datetime, activate: bool, export: Path | None
         "source": settings.source,
         **data.metadata,
     }
-    files = model.to_files() | reference.to_files()
+    files = model.to_files()
     # A job that is run again, and learns the same again, makes no second version.
     version = registry.publish(metadata, files, content_key(metadata, files))
     if activate:
         registry.activate(version, "trained")
     log.info("model is registered", version=version, active=activate)
+    # Nobody waits for it: the model serves meanwhile, and its watch begins when this is there.
+    reference = ray.get(learn_reference.remote(known, train_start, model, level))
+    publish_reference(open_references(settings), version, reference)
+    log.info("the reference of the model is kept", version=version)
     return version
 
 

@@ -1,14 +1,14 @@
 """What a training job learns from: an export of the feature history, or the bars of the tick store.
 
 An export is asked of the history's actor, which has loaded the bars already. Where no actor runs, the bars
-are read and the features computed here, by the same definitions; the model's metadata say which it was.
+are read and the features computed from them, by the same definitions; the model's metadata say which it was.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +19,10 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from levibot.errors import DataError
 from levibot.features.view import FeatureView
-from levibot.market.bars import FloatArray, Panel
+from levibot.learning.labels import label_name
+from levibot.learning.past import ComputedPast, Knowledge, known_labels
+from levibot.learning.signal import SignalParameters
+from levibot.market.bars import Panel, to_datetime
 from levibot.stores.exports import Export
 
 # Applications know actors by name alone: jobs that learn never import them.
@@ -27,23 +30,26 @@ NAMESPACE, HISTORY = "levibot", "feature_history"
 # On a start the actors come up while the job does.
 ACTOR_WAIT_S = 15.0
 EXPORT_TIMEOUT_S = 1800.0
+HORIZONS_BARS = SignalParameters().horizons_bars
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """panel: the bars. features: (T, S, F) of the panel, None where they are computed from it.
+    """known: as of the close of the newest finished bar. metadata: what a model says of where it learned."""
 
-    metadata: what a model says of where it learned.
-    """
+    known: Knowledge
+    metadata: Mapping[str, str]
 
-    panel: Panel
-    features: FloatArray | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: {"training_data": "bars"})
+
+def of_bars(panel: Panel, view: FeatureView) -> TrainingData:
+    """What the bars give, of which all are finished."""
+    past = ComputedPast(panel, view, HORIZONS_BARS)
+    return TrainingData(past.at(to_datetime(panel.closes_at[-1])), {"training_data": "bars"})
 
 
 def read_export(folder: Path, view: FeatureView, market_id: str, until: datetime) -> TrainingData:
-    """The bars of an export that are finished at `until`, with their features.
+    """The bars of an export that are finished at `until`, with their features and the labels known by then.
 
     Raises DataError where it is not whole, has changed, or is of another market or version of the view.
     """
@@ -55,17 +61,20 @@ def read_export(folder: Path, view: FeatureView, market_id: str, until: datetime
     if not any(len(of) for of in bars.values()):
         raise DataError(f"The export has no bars that are finished at {until.isoformat()}.")
     panel = Panel.align(bars)
-    features = export.features(view, panel.closes_at)
+    grid = export.grid(view, [label_name(bars) for bars in HORIZONS_BARS], panel.closes_at)
     # A bar whose row was not exported would be one without features, unseen by anybody.
-    n_without = sum(
-        len(np.setdiff1d(of.ts + np.timedelta64(of.interval), export.event_ts(symbol)))
-        for symbol, of in bars.items()
-    )
+    n_without = int((~np.isnan(panel.close) & ~grid.has_row).sum())
     if n_without:
         raise DataError(
             f"The export has {n_without} bars without features.", hint="Write one over the whole history."
         )
-    return TrainingData(panel, features, {"training_data": "export", "export_data_hash": manifest.data_hash})
+    labels = tuple(
+        known_labels(panel, grid.labels[:, :, k], horizon_bars)
+        for k, horizon_bars in enumerate(HORIZONS_BARS)
+    )
+    as_of = to_datetime(panel.closes_at[-1])
+    known = Knowledge(view.name, view.version, view.names, as_of, panel, grid.features, labels)
+    return TrainingData(known, {"training_data": "export", "export_data_hash": manifest.data_hash})
 
 
 def ask_for_export(until: datetime) -> Path | None:

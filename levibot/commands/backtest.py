@@ -22,6 +22,9 @@ from levibot.commands.shared import (
     load_settings,
 )
 
+# In the state folder: the features and labels of the markets that were backtested last.
+HISTORIES = "backtests"
+
 
 def backtest(
     train_start: Annotated[datetime, typer.Option(help="first bar that training sees, UTC")],
@@ -48,6 +51,7 @@ def backtest(
     from levibot.learning.walk_forward import end_of_day
     from levibot.market.sources import open_source
     from levibot.stores.connect import open_trial_journal
+    from levibot.stores.frozen_history import FrozenHistories
     from levibot.trading import report_file
     from levibot.trading.costs import Costs
     from levibot.trading.report import run_backtest
@@ -59,7 +63,8 @@ def backtest(
     trials = TrialBook(
         open_trial_journal(settings), settings.market_id, SystemClock(), git_commit=current_commit()
     )
-    with ConsoleSteps(Console(stderr=True)).step("Backtest") as at:
+    to_people = Console(stderr=True, soft_wrap=True)
+    with ConsoleSteps(to_people).step("Backtest") as at:
         report = run_backtest(
             open_source(settings),
             settings.symbols,
@@ -68,6 +73,7 @@ def backtest(
             test_end=end_of_day(as_utc(test_end)),
             seed=settings.seed,
             trials=trials,
+            histories=FrozenHistories(settings.home / HISTORIES, say=to_people.print),
             costs=Costs().with_total(cost_bps),
             progress=lambda done, total, what: at(f"{done}/{total} {what}"),
         )

@@ -57,12 +57,16 @@ async def _make(settings: Settings, as_of: datetime | None, days: int) -> Featur
     from levibot.monitoring.correlation import collinearity
     from levibot.monitoring.report import FeatureReport
     from levibot.monitoring.watch import FeatureWatch
-    from levibot.stores.connect import open_registry, open_ticks
+    from levibot.stores.connect import open_references, open_registry, open_ticks
 
     ticks = await open_ticks(settings)
     try:
         watch = FeatureWatch(
-            ticks, open_registry(settings), market_id=settings.market_id, interval=settings.interval
+            ticks,
+            open_registry(settings),
+            open_references(settings),
+            market_id=settings.market_id,
+            interval=settings.interval,
         )
         # In a shell without the replay's clock the newest bar is all that is known of the market's time.
         newest = await ticks.last_ts(settings.market_id, settings.symbols, settings.interval, as_of)

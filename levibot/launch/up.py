@@ -58,6 +58,7 @@ class Run:
         self._trials = TrialIntake(settings, steps)
         self._run_id = uuid.uuid4().hex
         self._head: RayHead | None = None
+        self._training: subprocess.Popen[bytes] | None = None
 
     def start(self) -> dict[str, Any]:
         """Bring the system up; returns the first answer that it served.
@@ -87,11 +88,16 @@ class Run:
         wanted = Wanted(
             self._settings.market_id, CORE.version, self._settings.symbols, begins_at=replay_start
         )
-        if not activate_fitting_model(open_registry(self._settings), wanted):
+        registry = open_registry(self._settings)
+        if not activate_fitting_model(registry, wanted):
             with self._steps.step("Training a model") as at:
                 submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
                 job = [*submit, "--", "python", "-m", "tune.train", "--until", replay_start.isoformat()]
-                self._command("the training job", job, at)
+                n_before = len(registry.history())
+                # What the job learns when its model is live, nobody needs for the first answer.
+                self._training = self._command(
+                    "the training job", job, at, until=lambda: len(registry.history()) > n_before
+                )
         with self._steps.step("Waiting for the first signal"):
             return self._first_answer(deploy)
 
@@ -103,6 +109,7 @@ class Run:
         while self._head is not None and self._head.is_running:
             self._note_position()
             self._trials.turn()
+            self._say_if_training_failed()
             for name in self._restart_dead():
                 self._steps.say(
                     f"[yellow]{name} had died and was started again.[/yellow]", {"restarted": name}
@@ -135,6 +142,14 @@ class Run:
             # The rest goes on without this store, says so, and it is tried again at the next turn.
             self._steps.say(f"[red]{escape(str(exc))}[/red]", {"problem": str(exc)})
             return []
+
+    def _say_if_training_failed(self) -> None:
+        if self._training is None or self._training.poll() is None:
+            return
+        if self._training.returncode:
+            text = "The training job failed after its model was live: its features are not watched for drift."
+            self._steps.say(f"[yellow]{text}[/yellow]", {"problem": text})
+        self._training = None
 
     def _end_leftovers(self) -> None:
         """End what a killed launcher left behind. Raises ProcessError when the last run is alive."""
@@ -260,17 +275,22 @@ class Run:
                 start_new_session=True,
             )
 
-    def _command(self, what: str, command: list[str], at: Callable[[str], None] | None = None) -> None:
-        """Run a command to its end, showing its newest line. Raises ProcessError when it fails."""
+    def _command(
+        self, what: str, command: list[str], at: Callable[[str], None], until: Callable[[], bool]
+    ) -> subprocess.Popen[bytes]:
+        """Run a command until its work is done, showing its newest line; it may end later.
+
+        Raises ProcessError when it fails before, or ends without.
+        """
         log_name = f"{what.split()[-1]}.log"
         child = self._spawn(log_name, command)
         log = self._settings.home / "logs" / log_name
-        while child.poll() is None:
-            if at is not None:
-                at(progress_of(last_line(log)))
+        while not until():
+            if child.poll() is not None and not until():
+                raise ProcessError(f"Starting {what} failed: {last_line(log)}", hint=f"See {log}.")
+            at(progress_of(last_line(log)))
             time.sleep(0.2)
-        if child.returncode:
-            raise ProcessError(f"Starting {what} failed: {last_line(log)}", hint=f"See {log}.")
+        return child
 
     def _first_answer(self, deploy: subprocess.Popen[bytes]) -> dict[str, Any]:
         deadline = time.monotonic() + READY_TIMEOUT_S

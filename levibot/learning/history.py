@@ -22,18 +22,20 @@ import numpy as np
 from levibot.features.engine import compute
 from levibot.features.side_data import attach_stored
 from levibot.features.view import FeatureView
-from levibot.learning.labels import forward_returns
+from levibot.learning.labels import forward_returns, label_name
 from levibot.learning.signal import SignalParameters
 from levibot.market.bars import FIELDS, Bars, Panel, to_datetime
 from levibot.stores.history_parts import SAME_WITHIN
 from levibot.stores.history_rows import Rows, Series
+from levibot.stores.history_writer import MAX_SEGMENT_ROWS
 from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
 
 T = TypeVar("T")
 
-# Rows a step: what a killed pass has to do again.
-STEP_ROWS = 4096
+# Rows a step: what a killed pass has to do again. As many as a segment has at most: a first load writes few
+# files, which takes more time than to compute what is in them.
+STEP_ROWS = MAX_SEGMENT_ROWS
 # A late bar is looked for in so many rows before those that the warm-up reads.
 CHECKED_ROWS = 24 * 7
 
@@ -64,11 +66,6 @@ class _Mark:
     def text(self) -> str:
         fields = {name: getattr(self, name) for name in ("view_version", "symbols", "interval_s", "up_to_us")}
         return json.dumps({**fields, "digests": self.digests})
-
-
-def label_name(horizon_bars: int) -> str:
-    """What the history calls the labels of a horizon."""
-    return f"forward_return_{horizon_bars}"
 
 
 class HistoryLoader:

@@ -40,13 +40,25 @@ def forward_returns(panel: Panel, vol_slow: FloatArray, horizon_bars: int) -> La
         raise DataError(f"Volatility has shape {vol_slow.shape}, the panel {panel.open.shape}.")
     reach = horizon_bars + 1
     values = np.full(panel.open.shape, np.nan)
-    available_at = np.full(len(panel), np.datetime64("NaT", "us"))
     if len(panel) > reach:
         moved = np.log(panel.open[reach:] / panel.open[1:-horizon_bars])
         per_horizon = np.sqrt(horizon_bars / bars_per_year(panel.interval))
         values[:-reach] = np.clip(moved / (vol_slow[:-reach] * per_horizon), -CLIP, CLIP)
-        available_at[:-reach] = panel.closes_at[reach:]
-    return Labels(horizon_bars, values, available_at)
+    return Labels(horizon_bars, values, reach_ends(panel.closes_at, horizon_bars))
+
+
+def reach_ends(closes_at: TimeArray, horizon_bars: int) -> TimeArray:
+    """(T,) when the last bar that each row's label reads is finished; NaT where it does not exist yet."""
+    ends = np.full(len(closes_at), np.datetime64("NaT", "us"))
+    reach = horizon_bars + 1
+    if len(closes_at) > reach:
+        ends[:-reach] = closes_at[reach:]
+    return ends
+
+
+def label_name(horizon_bars: int) -> str:
+    """What the history calls the labels of a horizon."""
+    return f"forward_return_{horizon_bars}"
 
 
 def bars_per_year(interval: timedelta) -> float:

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from levibot.features.engine import compute
-from levibot.features.view import FeatureView
+from levibot.learning.past import Past
 from levibot.learning.signal import SignalParameters
 from levibot.learning.training import SIGNAL, TRAINING, Progress, TrainingParameters, train
 from levibot.learning.walk_forward import Split
-from levibot.market.bars import FloatArray, Panel, to_datetime64
+from levibot.market.bars import FloatArray, to_datetime64
 
 
 def walk_forward_targets(
-    panel: Panel,
+    past: Past,
     splits: Sequence[Split],
     *,
-    view: FeatureView,
     seed: int,
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
@@ -27,10 +25,11 @@ def walk_forward_targets(
     """(T, S) target positions, fractions of equity, decided at each row's close.
 
     A row whose close falls into a stretch is decided by the model that was made at the stretch's beginning.
-    Row t depends on rows up to t alone. NaN outside the stretches and where there is no signal.
-    Raises DataError when too few rows can teach.
+    Each model learns from what was known at the stretch's beginning, and decides on features as they were
+    known at their own closes. Row t depends on rows up to t alone. NaN outside the stretches and where there
+    is no signal. Raises DataError when too few rows can teach.
     """
-    features = compute(view, panel)
+    panel = past.panel
     targets = np.full(panel.open.shape, np.nan)
     for number, split in enumerate(splits, start=1):
         begin, end = (
@@ -39,17 +38,15 @@ def walk_forward_targets(
         )
         if begin < end:
             model = train(
-                panel,
-                view=view,
+                past.at(split.fit_at),
                 seed=seed,
                 train_start=split.train_start,
-                train_end=split.fit_at,
-                features=features,
                 signal=signal,
                 training=training,
             )
             lead = max(0, begin - model.window_bars + 1)
-            targets[begin:end] = model.evaluate(features[lead:end]).target_position[begin - lead :]
+            features = past.at_closes(slice(lead, end))
+            targets[begin:end] = model.evaluate(features).target_position[begin - lead :]
         if progress is not None:
             progress(number, len(splits), f"traded {split.test_start:%Y-%m-%d} to {split.last_day:%Y-%m-%d}")
     return targets

@@ -1,27 +1,27 @@
-"""From bars to a signal model."""
+"""From what was known of a market to a signal model."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from math import ceil
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from levibot.errors import DataError
-from levibot.features.engine import compute
 from levibot.features.inputs import SLOW_MIN_BARS
-from levibot.features.view import FeatureView
 from levibot.learning.calibration import Platt, fit_platt
-from levibot.learning.labels import Labels, forward_returns
+from levibot.learning.labels import Labels
 from levibot.learning.models.lightgbm import LightGBMModel, LightGBMParameters
+from levibot.learning.past import Knowledge
 from levibot.learning.signal import Learned, SignalModel, SignalParameters
 from levibot.learning.walk_forward import EMBARGO_BARS, BoolArray, purged_folds, usable_rows
-from levibot.market.bars import FIELDS, FloatArray, Panel, to_datetime64
+from levibot.market.bars import FIELDS, FloatArray, Panel
 
 # (steps done, steps in all, what was done)
 Progress = Callable[[int, int, str], None]
@@ -75,44 +75,37 @@ class _Lesson:
 
 
 def train(
-    panel: Panel,
+    known: Knowledge,
     *,
-    view: FeatureView,
     seed: int,
     train_start: datetime,
-    train_end: datetime,
-    features: FloatArray | None = None,
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
     progress: Progress | None = None,
 ) -> SignalModel:
-    """Fit a signal model on what was known at `train_end`.
+    """Fit a signal model on what is known.
 
-    panel: bars of all symbols. Rows before train_start only warm the features up. Rows that are not finished
-        at train_end are not read, nor are labels that reach beyond train_end less the embargo.
-    features: (T, S, F) of `view` for this panel, where they are computed already.
-    The same panel, window, seed and parameters give the same model.
+    Rows before train_start only warmed the features up. Labels that reach beyond `known.as_of` less the
+    embargo are not read. The same knowledge, window, seed and parameters give the same model.
     Raises DataError when too few rows can teach, and says how many bars are needed.
     """
-    finished = int(np.searchsorted(panel.closes_at, to_datetime64(train_end), side="right"))
-    panel = panel.rows(slice(0, finished))
+    panel, train_end = known.panel, known.as_of
     needed = needed_bars(len(panel.symbols), signal, training)
-    if finished < needed:
+    if len(panel) < needed:
         raise DataError(
-            f"Training needs at least {needed} bars before {train_end:%Y-%m-%d %H:%M}; there are {finished}."
+            f"Training needs at least {needed} bars before {train_end:%Y-%m-%d %H:%M}; "
+            f"there are {len(panel)}."
         )
-    features = compute(view, panel) if features is None else features[:finished]
-    vol_slow = features[:, :, view.index("vol_slow")]
     embargo = training.embargo_bars * panel.interval
     steps = _Steps(len(signal.horizons_bars) * (training.n_models + training.n_folds), progress)
     learned = []
     calibration = Platt(0.0, 0.0)
     for horizon_bars in signal.horizons_bars:
-        labels = forward_returns(panel, vol_slow, horizon_bars)
+        labels = known.labels_of(horizon_bars)
         usable = usable_rows(
             panel.ts, labels.available_at, start=train_start, fit_at=train_end, embargo=embargo
         )
-        lessons = _lessons(panel, features, labels, usable, training.every_bars, training.n_models)
+        lessons = _lessons(panel, known.features, labels, usable, training.every_bars, training.n_models)
         fewest = min(len(lesson.label) for lesson in lessons)
         if fewest < MIN_ROWS:
             raise DataError(
@@ -122,9 +115,9 @@ def train(
         part, calibration = _learn(lessons, panel, labels, embargo, training, seed, steps)
         learned.append(part)
     return SignalModel(
-        view=view.name,
-        view_version=view.version,
-        feature_names=view.names,
+        view=known.view,
+        view_version=known.view_version,
+        feature_names=known.feature_names,
         symbols=panel.symbols,
         interval=panel.interval,
         parameters=signal,
@@ -147,14 +140,14 @@ def needed_bars(
 
 
 def hash_panel(panel: Panel) -> str:
-    """SHA-256 of what a run has seen: symbols, interval, instants, every field and every side series."""
+    """SHA-256 of the bars a run has seen: symbols, interval, instants, every field and side series."""
     digest = hashlib.sha256(repr((panel.symbols, panel.interval)).encode())
     digest.update(np.ascontiguousarray(panel.ts).tobytes())
     for name in FIELDS:
         digest.update(np.ascontiguousarray(getattr(panel, name)).tobytes())
-    for name in sorted(panel.extra):
+    for name, series in sorted(panel.extra.items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(panel.extra[name]).tobytes())
+        digest.update(np.ascontiguousarray(series).tobytes())
     return digest.hexdigest()
 
 
@@ -199,22 +192,31 @@ def _learn(
     taught = np.zeros(len(panel), dtype=np.bool_)
     taught[lesson.row] = True
     folds = purged_folds(panel.ts, labels.available_at, taught, n_folds=training.n_folds, embargo=embargo)
-    jobs = [(lesson, seed * 1_000 + k) for k, lesson in enumerate(lessons)]
-    jobs += [(lesson.among(teach), seed * 1_000) for teach, _ in folds]
-    models = []
-    with ThreadPoolExecutor(_FITS_AT_ONCE) as pool:
-        for model in pool.map(lambda job: job[0].fit(training.booster, job[1]), jobs):
-            models.append(model)
-            steps.finish(f"{labels.horizon_bars} bars ahead, fit {len(models)} of {len(jobs)}")
     score = np.empty(len(lesson.label))
-    for (_, judge), model in zip(folds, models[len(lessons) :], strict=True):
+
+    def fit_whole(number: int) -> LightGBMModel:
+        return lessons[number].fit(training.booster, seed * 1_000 + number)
+
+    def fit_fold(number: int) -> None:
+        teach, judge = folds[number]
+        model = lesson.among(teach).fit(training.booster, seed * 1_000)
+        # By the thread that fitted it: the folds judge disjoint rows.
         judged = judge[lesson.row]
         score[judged] = model.predict(lesson.features[judged])
+
+    n_jobs = len(lessons) + len(folds)
+    with ThreadPoolExecutor(_FITS_AT_ONCE) as pool:
+        wholes = [pool.submit(fit_whole, number) for number in range(len(lessons))]
+        parts = [pool.submit(fit_fold, number) for number in range(len(folds))]
+        jobs: list[Future[Any]] = [*wholes, *parts]
+        for number, job in enumerate(jobs, start=1):
+            job.result()
+            steps.finish(f"{labels.horizon_bars} bars ahead, fit {number} of {n_jobs}")
     usual_size = float(np.sqrt(np.mean(np.square(score))))
     # Trees that found no split predict zero; the floor makes that no opinion instead of 0 / 0.
     part = Learned(
         labels.horizon_bars,
-        tuple(models[: len(lessons)]),
+        tuple(whole.result() for whole in wholes),
         max(usual_size, 1e-9),
         float(lesson.label.mean()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -39,23 +39,34 @@ class Distribution:
             shares[column] = _shares(np.bincount(_bins(known, edges[column]), minlength=N_BINS)[None])[0]
         return cls(edges, shares)
 
-    def psi(self, values: FloatArray) -> FloatArray:
-        """(W, F): the PSI of each window of values (W, N, F), NaN left out; NaN where a window has none.
+    def psi(self, values: FloatArray, window_rows: int, stride: int) -> FloatArray:
+        """(W, F): the PSI of each window of so many rows of values (T, S, F), `stride` rows after the last.
 
-        Sum over the bins of (q - p) · log(q / p), p the reference's share and q the window's (Siddiqi 2006).
+        NaN is left out; where a window has nothing else, its PSI is NaN. Sum over the bins of
+        (q - p) · log(q / p), p the reference's share and q the window's (Siddiqi 2006).
         """
-        n_windows, _, n_features = values.shape
-        out = np.full((n_windows, n_features), np.nan)
-        first_bin = N_BINS * np.arange(n_windows)[:, None]
+        n_rows, _, n_features = values.shape
+        out = np.full((len(range(0, n_rows - window_rows + 1, stride)), n_features), np.nan)
+        first_bin = N_BINS * np.arange(n_rows)[:, None]
         for column in range(n_features):
-            window = values[:, :, column]
-            known = np.isfinite(window)
-            bins = (_bins(window, self.edges[column]) + first_bin)[known]
-            counts = np.bincount(bins, minlength=N_BINS * n_windows).reshape(n_windows, N_BINS)
+            of = values[:, :, column]
+            # A value is in several windows, and is put into its bin once.
+            bins = (_bins(of, self.edges[column]) + first_bin)[np.isfinite(of)]
+            by_row = np.bincount(bins, minlength=N_BINS * n_rows).reshape(n_rows, N_BINS)
+            counts = window_sums(by_row, window_rows, stride)
             found, expected = _shares(counts), self.shares[column]
             psi = np.sum((found - expected) * np.log(found / expected), axis=1)
-            out[:, column] = np.where(known.any(axis=1), psi, np.nan)
+            out[:, column] = np.where(counts.any(axis=1), psi, np.nan)
         return out
+
+
+def window_sums(
+    rows: np.ndarray[tuple[int, ...], np.dtype[Any]], window_rows: int, stride: int
+) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+    """Sums over `window_rows` rows each, the first from row 0 on, then `stride` rows later and so on."""
+    sums = np.zeros((len(rows) + 1, *rows.shape[1:]), dtype=rows.dtype)
+    np.cumsum(rows, axis=0, out=sums[1:])
+    return np.asarray((sums[window_rows:] - sums[: len(sums) - window_rows])[::stride])
 
 
 def _bins(values: FloatArray, edges: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from levibot.errors import DataError
 from levibot.features.rolling import BoolArray
 from levibot.market.bars import FloatArray
-from levibot.monitoring.distribution import Distribution
+from levibot.monitoring.distribution import Distribution, window_sums
 
 FILE = "drift_reference.npz"
 # Of the days of a feature in the reference, so many lie beyond one of its limits.
@@ -147,34 +147,39 @@ class DriftReference:
     def _own(self, scaled: FloatArray) -> FloatArray:
         """(T - W, S, F): what of each row is not explained by the others and the day before."""
         before = scaled[: len(scaled) - self.rows_a_day]
-        return scaled[self.rows_a_day :] @ self.own_now + before @ self.own_then
+        return _times(scaled[self.rows_a_day :], self.own_now) + _times(before, self.own_then)
 
     def _measured(self, features: FloatArray, stride: int) -> FloatArray:
         """(4, windows, F) of every day in features that begins `stride` rows after the one before."""
-        scaled = _scaled(features, self.mean, self.sd)
+        day, scaled = self.rows_a_day, _scaled(features, self.mean, self.sd)
         own = self._own(scaled)
-        step = (scaled[1:] @ self.step_now + scaled[:-1] @ self.step_then)[self.rows_a_day - 1 :]
-        days_of_own = self._days(own, stride)
+        step = (_times(scaled[1:], self.step_now) + _times(scaled[:-1], self.step_then))[day - 1 :]
+        known = np.isfinite(own)
+        n_known = window_sums(known.sum(axis=1), day, stride)
+        total = window_sums(np.where(known, own, 0.0).sum(axis=1), day, stride)
         with warnings.catch_warnings():
             # Of nothing there is no mean and no largest.
             warnings.simplefilter("ignore", RuntimeWarning)
-            shift = np.abs(np.nanmean(days_of_own, axis=1))
-            steps = np.nanmean(step, axis=1, keepdims=True)
-            jump = np.nanmax(np.abs(self._days(steps, stride)), axis=1)
-        psi = self.values.psi(self._days(features[self.rows_a_day :], stride))
-        return np.stack([psi, self.own.psi(days_of_own), shift, jump])
-
-    def _days(self, rows: FloatArray, stride: int) -> FloatArray:
-        """(windows, W · S, F) of rows (T, S, F)."""
-        windows = sliding_window_view(rows, self.rows_a_day, axis=0)[::stride]
-        return np.moveaxis(windows, 3, 1).reshape(len(windows), -1, rows.shape[2])
+            shift = np.abs(total / n_known)
+            steps = np.abs(np.nanmean(step, axis=1))
+            jump = np.nanmax(sliding_window_view(steps, day, axis=0)[::stride], axis=2)
+        psi = self.values.psi(features[day:], day, stride)
+        return np.stack([psi, self.own.psi(own, day, stride), shift, jump])
 
 
 _ARRAYS = ("mean", "sd", "own_now", "own_then", "step_now", "step_then", "limits")
 
 
 def _scaled(features: FloatArray, mean: FloatArray, sd: FloatArray) -> FloatArray:
-    return np.clip((features - mean) / sd, -LONGEST_SD, LONGEST_SD)
+    # In C order, in which rows of features are multiplied as one matrix.
+    scaled = np.subtract(features, mean, order="C")
+    scaled /= sd
+    return np.clip(scaled, -LONGEST_SD, LONGEST_SD, out=scaled)
+
+
+def _times(rows: FloatArray, factors: FloatArray) -> FloatArray:
+    """(T, S, F) of rows (T, S, F), in C order, and factors (F, F)."""
+    return (rows.reshape(-1, rows.shape[2]) @ factors).reshape(rows.shape)
 
 
 def _own_parts(scaled: FloatArray, lag: int) -> tuple[FloatArray, FloatArray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from levibot.errors import NotReady
@@ -14,7 +14,7 @@ from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray, Panel, to_datetime
 from levibot.monitoring.drift import FeatureDrift, ShadowLoss, drift_of, shadow_loss
 from levibot.monitoring.importance import RankChange, importance_of, rank_change
-from levibot.monitoring.references import TrainingReference
+from levibot.monitoring.references import TrainingReference, read_reference
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
 from levibot.trading.costs import Costs
@@ -55,7 +55,7 @@ class Weighed:
 class _Active:
     version: str
     model: SignalModel
-    training: TrainingReference
+    training: TrainingReference | None
 
 
 class FeatureWatch:
@@ -65,6 +65,7 @@ class FeatureWatch:
         self,
         ticks: TickStore,
         registry: Registry,
+        references: Registry,
         *,
         market_id: str,
         interval: timedelta,
@@ -72,6 +73,7 @@ class FeatureWatch:
     ) -> None:
         self._ticks = ticks
         self._registry = registry
+        self._references = references
         self._market_id = market_id
         self._interval = interval
         self._costs = costs or Costs()
@@ -83,7 +85,7 @@ class FeatureWatch:
         Raises NotReady while there is no active model, it has no reference, or there are too few bars.
         """
         active = await self._loaded()
-        reference = active.training.drift
+        reference = _needed(active).drift
         if reference is None:
             raise NotReady(
                 f"The model {active.version} has no reference for drift: its training was too short.",
@@ -114,7 +116,7 @@ class FeatureWatch:
 
         def look() -> Weighed:
             importance = importance_of(active.model, features.reshape(-1, features.shape[2]))
-            before = active.training.importance
+            before = None if active.training is None else active.training.importance
             change = rank_change(before, importance) if before else None
             return Weighed(to_datetime(panel.closes_at[-1]), active.version, importance, change)
 
@@ -133,8 +135,8 @@ class FeatureWatch:
         return panel.tail(rows), await asyncio.to_thread(self._features, active, panel, rows)
 
     async def training(self) -> TrainingReference:
-        """What the active model's version carries. Raises NotReady without an active model."""
-        return (await self._loaded()).training
+        """The reference of the active model. Raises NotReady where there is none, or no active model."""
+        return _needed(await self._loaded())
 
     async def _loaded(self) -> _Active:
         version = await asyncio.to_thread(self._registry.active)
@@ -143,7 +145,11 @@ class FeatureWatch:
         if self._active is None or self._active.version != version:
             stored = await asyncio.to_thread(self._registry.load, version)
             model = SignalModel.from_files(stored.metadata, stored.files)
-            self._active = _Active(version, model, TrainingReference.from_files(stored.files))
+            self._active = _Active(version, model, None)
+        if self._active.training is None:
+            # Learned when the model serves already: it may come later.
+            training = await asyncio.to_thread(read_reference, self._references, version)
+            self._active = replace(self._active, training=training)
         return self._active
 
     async def _panel(self, active: _Active, as_of: datetime, rows: int) -> Panel:
@@ -156,3 +162,12 @@ class FeatureWatch:
 
     def _features(self, active: _Active, panel: Panel, rows: int) -> FloatArray:
         return compute_tail(view_named(active.model.view), panel, rows)
+
+
+def _needed(active: _Active) -> TrainingReference:
+    if active.training is None:
+        raise NotReady(
+            f"The model {active.version} has no reference yet: its training job learns it after the model.",
+            hint="Where that job was ended early, train again.",
+        )
+    return active.training

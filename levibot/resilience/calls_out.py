@@ -159,6 +159,13 @@ CALLS = (
         "_route",
     ),
     CallOut(
+        "levibot/serving/request_features.py",
+        "the tick store: bars of a request",
+        ("_read",),
+        "the bars that were read last, with their age, and the reason",
+        "_bars",
+    ),
+    CallOut(
         "deployments/router.py",
         "the model's replica",
         ("_remote_signals",),

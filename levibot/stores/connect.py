@@ -71,12 +71,21 @@ def open_event_spool(settings: Settings) -> EventSpool:
 
 def open_registry(settings: Settings) -> Registry:
     """The model registry: a folder, the state folder's own where none is set, or an S3 bucket."""
-    url = settings.models_url
-    if url is not None and url.startswith("s3://"):
-        return Registry(ModelBucket.open(url, timeout_s=settings.store_timeout_s))
-    return Registry(ModelFolder(settings.home / "models" if url is None else Path(url)))
+    return _registry_at(settings.models_url or str(settings.home / "models"), settings)
+
+
+def open_references(settings: Settings) -> Registry:
+    """What was learned of each model's training, beside the models; its key is the model's version."""
+    models = settings.models_url or str(settings.home / "models")
+    return _registry_at(f"{models.rstrip('/')}/references", settings)
 
 
 def open_trial_journal(settings: Settings) -> TrialJournal:
     """The trials that this state folder knows of; no server is needed, and nothing is made yet."""
     return TrialJournal(settings.home / "trials.sqlite")
+
+
+def _registry_at(place: str, settings: Settings) -> Registry:
+    if place.startswith("s3://"):
+        return Registry(ModelBucket.open(place, timeout_s=settings.store_timeout_s))
+    return Registry(ModelFolder(Path(place)))

@@ -59,7 +59,10 @@ class Catalogue:
         self._db = db
         self._folder = folder
         self._market_id = market_id
-        db.execute(SCHEMA)
+
+    def prepare(self) -> None:
+        """Make the tables that are not there yet."""
+        self._db.execute(SCHEMA)
 
     def find(self, series: Series) -> int | None:
         """Number of the series, None where nothing was ever written. Raises UsageError on other columns."""

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Self
 
 import duckdb
-import numpy as np
 
 from levibot.clock import Clock
 from levibot.errors import StoreError, UsageError
-from levibot.market.bars import FloatArray, TimeArray
 from levibot.stores.event import instant
+from levibot.stores.features_at import FeaturesAt
 from levibot.stores.history_catalogue import Catalogue
 from levibot.stores.history_rows import Known, Rows, Series, ViewOfFeatures, instant_us, round_us
 from levibot.stores.history_writer import HistoryWriter
@@ -40,21 +39,6 @@ class Batch:
 
     available_from: datetime
     n_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class FeaturesAt:
-    """Of each symbol the newest feature row that was known at `as_of`.
-
-    event_ts, available_ts: (S,) datetime64[us] UTC, NaT where nothing was known. values: (S, K), NaN there.
-    """
-
-    as_of: datetime
-    symbols: tuple[str, ...]
-    names: tuple[str, ...]
-    event_ts: TimeArray
-    available_ts: TimeArray
-    values: FloatArray
 
 
 class OfflineStore:
@@ -79,7 +63,6 @@ class OfflineStore:
         self._catalogue = Catalogue(db, folder, market_id)
         self._newest_asked_us = 0
         self._n_batches = 0
-        self._drop_strays()
 
     @classmethod
     def open(cls, folder: Path, market_id: str, clock: Clock) -> Self:
@@ -96,10 +79,25 @@ class OfflineStore:
                 hint="One process owns it; others ask that one, or read an export.",
             ) from exc
         try:
-            return cls(db, folder, market_id, clock)
+            store = cls(db, folder, market_id, clock)
+            store._catalogue.prepare()
+            store._drop_strays()
         except BaseException:
             db.close()
             raise
+        return store
+
+    @classmethod
+    def open_read_only(cls, folder: Path, market_id: str, clock: Clock) -> Self:
+        """A history that nobody writes to any more, for any number of processes at once.
+
+        Raises StoreError when there is none, or a process writes to it.
+        """
+        try:
+            db = duckdb.connect(str(folder / "history.duckdb"), read_only=True, config=LIMITS)
+        except duckdb.Error as exc:
+            raise StoreError(f"The feature history in {folder} cannot be read: {exc}.") from exc
+        return cls(db, folder, market_id, clock)
 
     def close(self) -> None:
         self._db.close()
@@ -183,27 +181,8 @@ class OfflineStore:
         Raises UsageError on an instant without a time zone or in the future, and an unknown view or feature.
         """
         series = Series.of_view(view)
-        columns = series.indices(names)
         known = self.read(series, entities, as_of=as_of)
-        event_us = np.full(len(entities), np.iinfo(np.int64).min)
-        available_us = event_us.copy()
-        values = np.full((len(entities), len(columns)), np.nan)
-        for k, symbol in enumerate(entities):
-            of = known[symbol]
-            if len(of):
-                event_us[k], available_us[k] = of.event_us[-1], of.available_us[-1]
-                newest = np.empty((len(columns), 1))
-                of.fill(np.array([len(of) - 1]), columns, newest)
-                values[k] = newest[:, 0]
-        return FeaturesAt(
-            as_of=as_of,
-            symbols=tuple(entities),
-            names=tuple(series.columns[k] for k in columns),
-            # The smallest integer is NaT.
-            event_ts=event_us.astype("datetime64[us]"),
-            available_ts=available_us.astype("datetime64[us]"),
-            values=values,
-        )
+        return FeaturesAt.of(series, names, known, as_of)
 
     def get_training_set(
         self,

@@ -99,6 +99,12 @@ class Registry:
                 number += 1
         return _name(number)
 
+    def published_under(self, key: str) -> str | None:
+        """The version that was published under a key, None where there is none."""
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
+            found = list(pool.map(self._keyed, self.files.keyed(key)))
+        return next((v for v, manifest in found if manifest is not None and manifest.get("key") == key), None)
+
     def load(self, version: str) -> ModelVersion:
         """A version with its files, each checked against its checksum. Raises RegistryError."""
         manifest = self._manifest(version)

@@ -16,6 +16,7 @@ from levibot.features.side_data import attach_told
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalParameters
+from levibot.learning.stored_past import stored_past
 from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import (
     SIGNAL,
@@ -27,6 +28,7 @@ from levibot.learning.training import (
 )
 from levibot.learning.walk_forward import BoolArray, Refit, Split, last_day_before, walk_forward
 from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
+from levibot.stores.frozen_history import FrozenHistories
 from levibot.trading.backtest import BacktestResult, decided_at_close, simulate
 from levibot.trading.costs import NO_COSTS, Costs
 from levibot.trading.metrics import (
@@ -134,6 +136,7 @@ def run_backtest(
     test_end: datetime,
     seed: int,
     trials: TrialBook,
+    histories: FrozenHistories,
     costs: Costs = DEFAULT_COSTS,
     refit: Refit = "quarterly",
     view: FeatureView = CORE,
@@ -147,8 +150,9 @@ def run_backtest(
         last bar where the market ends earlier. See `end_of_day` for an end that is given as a date. Features
         may warm up on bars before train_start.
     trials: where every strategy of the report is counted, and a look at the hold-out before it is read.
-    Each stretch is traded by a model made at its beginning, from labels known by then. Decisions are taken at
-    closes and filled at the next open, the first of them at the open of test_start.
+    histories: where the features and labels of this market are, or are put for the next run.
+    Each stretch is traded by a model made at its beginning, from what the history says was known by then.
+    Decisions are taken at closes and filled at the next open, the first of them at the open of test_start.
     Raises DataError when the history is too short, StoreError when a trial cannot be counted, and what the
     source raises.
     """
@@ -172,9 +176,10 @@ def run_backtest(
     # The report names the period that the market has, not a longer one that was asked for.
     opens_at, ends_at = to_datetime(panel.ts[0]), to_datetime(panel.closes_at[-1])
     splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
-    targets = walk_forward_targets(
-        panel, splits, view=view, seed=seed, signal=signal, training=training, progress=progress
-    )
+    with stored_past(histories, panel, view, signal.horizons_bars) as past:
+        targets = walk_forward_targets(
+            past, splits, seed=seed, signal=signal, training=training, progress=progress
+        )
     test = panel.rows(slice(first, last))
     ordered = decided_at_close(targets)[first:last]
     band = signal.no_trade_band

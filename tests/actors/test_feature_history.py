@@ -122,7 +122,10 @@ async def test_an_export_is_written_once_for_one_question(actor: FeatureHistory)
     export.check()
     panel = Panel.align(export.bars())
     np.testing.assert_allclose(
-        export.features(CORE, panel.closes_at), compute(CORE, Panel.align(market(N))), rtol=1e-6, atol=1e-12
+        export.grid(CORE, (), panel.closes_at).features,
+        compute(CORE, Panel.align(market(N))),
+        rtol=1e-6,
+        atol=1e-12,
     )
 
 

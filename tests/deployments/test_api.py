@@ -18,11 +18,14 @@ from ray.exceptions import RayActorError
 from deployments.api import Api
 from deployments.router import Routed
 from levibot.clock import ManualClock
-from levibot.errors import NotReady, UnknownSymbol
+from levibot.errors import NotReady, StoreUnavailable, UnknownSymbol
+from levibot.features.on_demand import Request
 from levibot.features.views import CORE
+from levibot.market.bars import Bars
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.online import FeatureWindow, Freshness, OnlineStore, Signal
+from levibot.stores.ticks import TickStore
 
 pytestmark = pytest.mark.stores
 
@@ -87,12 +90,16 @@ def router() -> FakeRouter:
 
 
 def make_api(
-    monkeypatch: pytest.MonkeyPatch, redis_url: str, symbols: tuple[str, str], router: FakeRouter
+    monkeypatch: pytest.MonkeyPatch,
+    redis_url: str,
+    symbols: tuple[str, str],
+    router: FakeRouter,
+    postgres_dsn: str = "postgresql://not.used/x",
 ) -> Api:
     """A replica whose market stands at noon: its replay is slower than any test."""
     settings = Settings(
         redis_url=redis_url,
-        postgres_dsn="postgresql://not.used/x",
+        postgres_dsn=postgres_dsn,
         symbols=symbols,
         replay_start=NOON,
         replay_wall_start=datetime.now(UTC),
@@ -261,6 +268,91 @@ async def test_ages_are_those_of_the_features_and_nan_without_any(
     assert math.isnan(ages[symbols[1]])
 
 
+def bars_until(symbol: str, close: datetime, n: int = 250) -> Bars:
+    """Every bar trades 10 dollars a unit, and 1,000 units."""
+    ts = np.datetime64(close.replace(tzinfo=None), "us") - np.arange(n, 0, -1) * np.timedelta64(HOUR)
+    price = np.full(n, 10.0)
+    return Bars(symbol, HOUR, ts, price, price, price, price, np.full(n, 1_000.0))
+
+
+@pytest.fixture
+async def api_with_bars(
+    monkeypatch: pytest.MonkeyPatch,
+    redis_url: str,
+    symbols: tuple[str, str],
+    router: FakeRouter,
+    tick_store: TickStore,
+    postgres_dsn: str,
+) -> AsyncIterator[Api]:
+    async with tick_store._client.connection("which_database") as (db, _):
+        database = await db.fetchval("SELECT current_database()")
+    await tick_store.write_many(MARKET_ID, [bars_until(symbols[0], NOON)])
+    dsn = postgres_dsn.rsplit("/", 1)[0] + f"/{database}"
+    api = make_api(monkeypatch, redis_url, symbols, router, dsn)
+    yield api
+    await api._online.close()
+    await api._requests.close()
+
+
+async def test_features_say_of_every_value_how_old_it_is(
+    api_with_bars: Api, writer: OnlineStore, symbols: tuple[str, str]
+) -> None:
+    rows = np.ones((2, len(CORE.names)))
+    rows[-1, 3] = np.nan
+    await writer.write_features([FeatureWindow(symbols[0], NOON - 3 * HOUR, CORE.names, rows)])
+    known = await api_with_bars.features(symbols[0], 20_000.0)
+    assert known.vector.event_time == NOON - 3 * HOUR
+    assert (known.view_version, known.names) == (CORE.version, CORE.names)
+    first = known.vector.value(CORE.names[0])
+    assert (first.value, first.freshness) == (1.0, Freshness.STALE)
+    assert first.age_s == pytest.approx(3 * 3600.0, abs=1.0)
+    assert known.vector.value(CORE.names[3]).freshness is Freshness.MISSING
+    # The order is two bars' worth of the 10,000 dollars that each bar trades.
+    size = known.requested.values["order_size_24"]
+    assert (size.value, size.freshness) == (pytest.approx(math.log(2.0)), Freshness.FRESH)
+    assert known.requested.values["bar_age"].value == pytest.approx(0.0, abs=1e-3)
+    assert known.requested.problem == ""
+
+
+async def test_without_an_order_or_bars_features_of_a_request_are_missing_and_never_zero(
+    api_with_bars: Api, symbols: tuple[str, str]
+) -> None:
+    without_order = (await api_with_bars.features(symbols[0], None)).requested
+    assert without_order.values["order_size_24"].value is None
+    assert without_order.values["bar_age"].value is not None
+    without_bars = await api_with_bars.features(symbols[1], 1e4)
+    assert {value.freshness for value in without_bars.requested.values.values()} == {Freshness.MISSING}
+    assert without_bars.requested.problem == f"{symbols[1]} has no finished bars at {NOON.isoformat()}."
+    assert without_bars.vector.freshness is Freshness.MISSING
+    with pytest.raises(UnknownSymbol):
+        await api_with_bars.features("XUSDT", None)
+
+
+async def test_newer_bars_are_read_when_they_are_due_and_the_old_ones_say_their_age(
+    api_with_bars: Api, tick_store: TickStore, symbols: tuple[str, str]
+) -> None:
+    requests = api_with_bars._requests
+    at_noon = await requests.answer(Request(symbols[0], NOON))
+    assert at_noon.values["bar_age"].value == 0.0
+    late = await requests.answer(Request(symbols[0], NOON + 3 * HOUR))
+    assert (late.values["bar_age"].value, late.values["bar_age"].freshness) == (3.0, Freshness.STALE)
+    await tick_store.write_many(MARKET_ID, [bars_until(symbols[0], NOON + 3 * HOUR)])
+    assert (await requests.answer(Request(symbols[0], NOON + 3 * HOUR))).values["bar_age"].value == 0.0
+    # What is asked of the past is answered without what came later.
+    assert (await requests.answer(Request(symbols[0], NOON + HOUR / 2))).values["bar_age"].value == 0.5
+
+
+async def test_without_the_tick_store_the_vector_is_given_and_the_problem_told(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str]
+) -> None:
+    rows = np.ones((1, len(CORE.names)))
+    await writer.write_features([FeatureWindow(symbols[0], NOON, CORE.names, rows)])
+    known = await api.features(symbols[0], 1e4)
+    assert known.vector.freshness is Freshness.FRESH
+    assert {value.freshness for value in known.requested.values.values()} == {Freshness.MISSING}
+    assert known.requested.problem.startswith("The newest bars cannot be read: ")
+
+
 async def test_without_redis_and_router_the_last_answer_is_given_and_nothing_is_called_ready(
     monkeypatch: pytest.MonkeyPatch, symbols: tuple[str, str], router: FakeRouter, tmp_path: Path
 ) -> None:
@@ -278,6 +370,8 @@ async def test_without_redis_and_router_the_last_answer_is_given_and_nothing_is_
     assert (answer.signal, answer.served_from) == (signal(symbols[0], HOUR), "memory")
     with pytest.raises(NotReady, match="The router does not answer: "):
         await api.predict(symbols[1])
+    with pytest.raises(StoreUnavailable):
+        await api.features(symbols[0], None)
     state = await api.readiness()
     assert not state.ready
     assert len(state.reasons) == 1

@@ -6,11 +6,12 @@ import json
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -30,14 +31,22 @@ from levibot.errors import (
     UsageError,
 )
 from levibot.serving.answer import Answer
+from levibot.serving.request_features import Requested, SymbolFeatures
 from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import QueryCost
+from levibot.stores.reading import FeatureReading, ValueReading
 from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v0003", "abc123", "market", "simulated", 0.01)
+FRESH = ValueReading(0.5, Freshness.FRESH, 12.5)
+ROW = np.array([[1.5, np.nan]])
+VECTOR = FeatureReading(
+    *("BTCUSDT", Freshness.FRESH, 12.5, ROW, {"a": 0, "b": 1}, int(NOON.timestamp() * 1e6)),
+    *((Freshness.FRESH, 12.5), {}),
+)
 EVENT = Event("signal", "BTCUSDT", NOON, {"x": [0.1 + 0.2, None]}, "trace", "id")
 
 
@@ -52,6 +61,10 @@ class FakeFace:
         self.is_ready = True
         self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
         self.n_asked = 0
+        self.order_notional: float | None = None
+        self.known = SymbolFeatures(
+            VECTOR, Requested({"bar_age": FRESH}, "Bars are late."), NOON, "core", "abc123", ("a", "b")
+        )
         self.query = EventQuery()
         self.page = EventPage((EVENT,), EventCursor(NOON, "id"))
         self.profiles: list[Said] = []
@@ -64,6 +77,15 @@ class FakeFace:
         if symbol != "BTCUSDT":
             raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
         return self.answer
+
+    async def features(self, symbol: str, order_notional: float | None) -> SymbolFeatures:
+        self.n_asked += 1
+        self.order_notional = order_notional
+        if self.error is not None:
+            raise self.error
+        if symbol != "BTCUSDT":
+            raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
+        return self.known
 
     async def readiness(self) -> Readiness:
         reasons = [] if self.is_ready else ["BTCUSDT has no signal yet."]
@@ -139,6 +161,59 @@ async def test_a_prediction_says_all_that_it_rests_on(client: httpx.AsyncClient)
         "served_from": "cache",
         "trace_id": answer.headers["x-request-id"],
     }
+
+
+async def test_features_are_shown_with_their_ages_and_what_is_missing_is_null(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    answer = await client.get("/features/BTCUSDT", params={"order_notional": "2.5e4"})
+    body = answer.json()
+    assert answer.status_code == 200
+    assert face.order_notional == 25_000.0
+    assert body["features"] == {
+        "a": {"value": 1.5, "status": "FRESH", "age_s": 12.5},
+        "b": {"value": None, "status": "MISSING", "age_s": None},
+    }
+    assert body["on_demand"] == {"bar_age": {"value": 0.5, "status": "FRESH", "age_s": 12.5}}
+    assert (body["status"], body["age_s"], body["problem"]) == ("FRESH", 12.5, "Bars are late.")
+    assert (body["event_time"], body["market_time"]) == ("2024-05-01T12:00:00Z",) * 2
+    assert (body["symbol"], body["view"], body["view_version"]) == ("BTCUSDT", "core", "abc123")
+    assert body["trace_id"] == answer.headers["x-request-id"]
+    await client.get("/features/BTCUSDT?order_notional=")
+    assert face.order_notional is None
+
+
+async def test_a_symbol_without_features_is_missing_as_a_whole(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    face.known = replace(face.known, vector=FeatureReading.missing("BTCUSDT"))
+    body = (await client.get("/features/BTCUSDT")).json()
+    assert (body["status"], body["age_s"], body["event_time"]) == ("MISSING", None, None)
+    assert {name: entry["status"] for name, entry in body["features"].items()} == {
+        "a": "MISSING",
+        "b": "MISSING",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/features/DOGEUSDT", 404, "unknown_symbol"),
+        ("/features/bt%20c", 422, "bad_request"),
+        *((f"/features/BTCUSDT?order_notional={size}", 422, "bad_request") for size in ("0", "-1", "x")),
+        *((f"/features/BTCUSDT?order_notional={size}", 422, "bad_request") for size in ("nan", "inf")),
+        ("/features/BTCUSDT?order=1", 422, "bad_request"),
+    ],
+)
+async def test_what_cannot_be_asked_of_the_features_is_refused_in_the_one_shape(
+    client: httpx.AsyncClient, path: str, status: int, code: str
+) -> None:
+    error_of(await client.get(path), status, code)
+
+
+async def test_without_a_store_there_are_no_features(client: httpx.AsyncClient, face: FakeFace) -> None:
+    face.error = StoreUnavailable("Redis does not answer.")
+    error_of(await client.get("/features/BTCUSDT"), 503, "store_unavailable")
 
 
 async def test_alive_is_whoever_answers(client: httpx.AsyncClient) -> None:
@@ -495,6 +570,7 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
         assert shown.endswith("/ErrorResponse")
     assert set(schema["paths"]) == {
         "/ai/predict",
+        "/features/{symbol}",
         "/events",
         "/ops/slow-queries",
         "/livez",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.labels import forward_returns
 from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.past import ComputedPast
 from levibot.learning.signal import SignalModel
-from levibot.learning.training import TrainingParameters, train
+from levibot.learning.training import SIGNAL, TrainingParameters, train
 from levibot.learning.walk_forward import BoolArray, purged_folds, usable_rows, walk_forward
 from levibot.market.bars import FIELDS, FloatArray, Panel, TimeArray, to_datetime64
 from levibot.market.simulator import SimulatedSource
+from levibot.stores.frozen_history import FrozenHistories
 from levibot.trading.report import run_backtest
 from tests.trial_books import new_book
 
@@ -106,7 +109,8 @@ def test_folds_without_a_purge_would_be_caught() -> None:
 
 
 def fitted(panel: Panel, view: FeatureView = CORE) -> dict[str, bytes]:
-    model: SignalModel = train(panel, view=view, seed=1, train_start=START, train_end=FIT_AT, training=QUICK)
+    known = ComputedPast(panel, view, SIGNAL.horizons_bars).at(FIT_AT)
+    model: SignalModel = train(known, seed=1, train_start=START, training=QUICK)
     return model.to_files() | {"data_hash": model.data_hash.encode()}
 
 
@@ -145,7 +149,7 @@ LEAK = Feature(
 )
 
 
-def daily_returns_until(test_end: datetime, view: FeatureView = CORE) -> FloatArray:
+def daily_returns_until(test_end: datetime, folder: Path, view: FeatureView = CORE) -> FloatArray:
     report = run_backtest(
         SOURCE,
         SYMBOLS,
@@ -154,6 +158,7 @@ def daily_returns_until(test_end: datetime, view: FeatureView = CORE) -> FloatAr
         test_end=test_end,
         seed=1,
         trials=new_book(),
+        histories=FrozenHistories(folder, say=pytest.fail),
         refit="monthly",
         view=view,
         training=QUICK,
@@ -161,16 +166,16 @@ def daily_returns_until(test_end: datetime, view: FeatureView = CORE) -> FloatAr
     return report.ensemble.daily_returns
 
 
-def differs(view: FeatureView) -> bool:
+def differs(view: FeatureView, folder: Path) -> bool:
     """Whether a day's reported return depends on bars that came after it."""
-    early = daily_returns_until(datetime(2020, 7, 15, tzinfo=UTC), view)
-    later = daily_returns_until(datetime(2020, 8, 15, tzinfo=UTC), view)
+    early = daily_returns_until(datetime(2020, 7, 15, tzinfo=UTC), folder, view)
+    later = daily_returns_until(datetime(2020, 8, 15, tzinfo=UTC), folder, view)
     return not np.array_equal(early, later[: len(early)])
 
 
-def test_a_longer_history_does_not_change_the_days_already_reported() -> None:
-    assert not differs(CORE)
+def test_a_longer_history_does_not_change_the_days_already_reported(tmp_path: Path) -> None:
+    assert not differs(CORE, tmp_path)
 
 
-def test_a_feature_that_sees_the_future_would_be_caught() -> None:
-    assert differs(FeatureView("leaky", (*CORE.features, LEAK)))
+def test_a_feature_that_sees_the_future_would_be_caught(tmp_path: Path) -> None:
+    assert differs(FeatureView("leaky", (*CORE.features, LEAK)), tmp_path)

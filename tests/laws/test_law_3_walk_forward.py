@@ -18,8 +18,9 @@ from levibot.features.inputs import Inputs
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.past import ComputedPast
 from levibot.learning.targets import walk_forward_targets
-from levibot.learning.training import TrainingParameters, train
+from levibot.learning.training import SIGNAL, TrainingParameters, train
 from levibot.learning.walk_forward import EMBARGO_BARS, Split, walk_forward
 from levibot.market.bars import FIELDS, FloatArray, Panel, to_datetime64
 from levibot.market.simulator import SimulatedSource
@@ -56,7 +57,8 @@ def garbage_after(panel: Panel, instant: datetime, seed: int = 0) -> Panel:
 
 
 def targets(panel: Panel, splits: Sequence[Split], view: FeatureView = CORE) -> FloatArray:
-    return walk_forward_targets(panel, splits, view=view, seed=1, training=QUICK)
+    past = ComputedPast(panel, view, SIGNAL.horizons_bars)
+    return walk_forward_targets(past, splits, seed=1, training=QUICK)
 
 
 def check_no_future(panel: Panel, splits: Sequence[Split], view: FeatureView = CORE) -> None:
@@ -109,7 +111,8 @@ def files_when_garbage_begins(panel: Panel, instant: datetime, embargo_bars: int
     """Regressors, sizes, label means and calibration of the model made at the first fit."""
     training = replace(QUICK, embargo_bars=embargo_bars)
     changed = garbage_after(panel, instant)
-    model = train(changed, view=CORE, seed=1, train_start=START, train_end=FITS[0], training=training)
+    known = ComputedPast(changed, CORE, SIGNAL.horizons_bars).at(FITS[0])
+    model = train(known, seed=1, train_start=START, training=training)
     return model.to_files()
 
 

@@ -5,7 +5,9 @@ From raw bars to the reported Sharpe ratio, without costs, pooled over several s
 
 from __future__ import annotations
 
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.training import TrainingParameters
 from levibot.market.bars import FloatArray
 from levibot.market.simulator import SimulatedSource
+from levibot.stores.frozen_history import FrozenHistories
 from levibot.trading.costs import NO_COSTS
 from levibot.trading.metrics import DAYS_PER_YEAR, sharpe
 from levibot.trading.report import Report, run_backtest
@@ -35,18 +38,20 @@ QUICK = TrainingParameters(booster=LightGBMParameters(trees=40, learning_rate=0.
 
 def backtest(seed: int, edge: float, view: FeatureView = CORE) -> Report:
     source = SimulatedSource(SYMBOLS, timedelta(hours=1), seed, edge)
-    return run_backtest(
-        source,
-        SYMBOLS,
-        train_start=TRAIN_START,
-        test_start=TEST_START,
-        test_end=TEST_END,
-        seed=seed,
-        trials=new_book(),
-        costs=NO_COSTS,
-        view=view,
-        training=QUICK,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        return run_backtest(
+            source,
+            SYMBOLS,
+            train_start=TRAIN_START,
+            test_start=TEST_START,
+            test_end=TEST_END,
+            seed=seed,
+            trials=new_book(),
+            histories=FrozenHistories(Path(folder), say=pytest.fail),
+            costs=NO_COSTS,
+            view=view,
+            training=QUICK,
+        )
 
 
 def pooled_z(edge: float, view: FeatureView = CORE, seeds: range = SEEDS) -> float:

@@ -21,6 +21,7 @@ import pytest
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.past import ComputedPast
 from levibot.learning.signal import SignalModel, SignalParameters
 from levibot.learning.training import TrainingParameters, hash_panel, train
 from levibot.market.bars import Panel
@@ -50,12 +51,11 @@ class Recipe:
         return Panel.align({symbol: source.bars(symbol, START, END) for symbol in SYMBOLS})
 
     def train(self, panel: Panel | None = None) -> SignalModel:
+        panel = self.panel() if panel is None else panel
         return train(
-            self.panel() if panel is None else panel,
-            view=self.view,
+            ComputedPast(panel, self.view, self.signal.horizons_bars).at(END),
             seed=self.seed,
             train_start=START,
-            train_end=END,
             signal=self.signal,
             training=self.training,
         )

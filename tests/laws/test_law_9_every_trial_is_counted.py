@@ -8,6 +8,7 @@ shows.
 from __future__ import annotations
 
 import ast
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from levibot.learning.evidence.hold_out import HoldOut
 from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.training import TrainingParameters
 from levibot.market.simulator import SimulatedSource
+from levibot.stores.frozen_history import FrozenHistories
 from levibot.stores.trial_journal import TrialJournal
 from levibot.trading.costs import Costs
 from levibot.trading.report import Report, run_backtest
@@ -229,17 +231,19 @@ QUICK = TrainingParameters(booster=LightGBMParameters(trees=5), n_models=1, n_fo
 
 
 def backtest(book: TrialBook, fee_bps: float = 7.5) -> Report:
-    return run_backtest(
-        SOURCE,
-        SYMBOLS,
-        train_start=datetime(2020, 1, 1, tzinfo=UTC),
-        test_start=datetime(2020, 7, 1, tzinfo=UTC),
-        test_end=datetime(2020, 8, 1, tzinfo=UTC),
-        seed=1,
-        trials=book,
-        costs=Costs(fee_bps=fee_bps),
-        training=QUICK,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        return run_backtest(
+            SOURCE,
+            SYMBOLS,
+            train_start=datetime(2020, 1, 1, tzinfo=UTC),
+            test_start=datetime(2020, 7, 1, tzinfo=UTC),
+            test_end=datetime(2020, 8, 1, tzinfo=UTC),
+            seed=1,
+            trials=book,
+            histories=FrozenHistories(Path(folder), say=pytest.fail),
+            costs=Costs(fee_bps=fee_bps),
+            training=QUICK,
+        )
 
 
 def test_what_is_reported_is_what_was_counted() -> None:

@@ -19,15 +19,17 @@ import actors
 from actors import feature_history
 from levibot.clock import ManualClock
 from levibot.errors import DataError
-from levibot.features.engine import compute
 from levibot.features.views import CORE
-from levibot.learning.history import HistoryLoader, label_name
+from levibot.learning.history import HistoryLoader
+from levibot.learning.labels import label_name
+from levibot.learning.past import ComputedPast
 from levibot.learning.training import hash_panel
 from levibot.market.bars import Bars, Panel
 from levibot.market.price_process import MARKET_START
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings
-from levibot.stores.exports import Export, write_export
+from levibot.stores.export_writer import write_export
+from levibot.stores.exports import Export
 from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
 from tune import training_data
@@ -103,7 +105,7 @@ async def history_export(
     await HistoryLoader(tick_store, store, **place).load(clock.now())
     span = (MARKET_START, clock.now() + HOUR, clock.now())
     of = {"market_id": settings.market_id, "bars": bars}
-    write_export(store, tmp_path / "export", CORE, [label_name(8)], *span, **of)
+    write_export(store, tmp_path / "export", CORE, [label_name(8), label_name(24)], *span, **of)
     store.close()
     return tmp_path / "export", bars
 
@@ -116,9 +118,13 @@ async def test_an_export_gives_the_panel_and_the_features_that_the_bars_give(
     until = MARKET_START + 1400.5 * HOUR
     data = read_export(folder, CORE, settings.market_id, until)
     panel = await read_panel(settings, until)
-    assert hash_panel(data.panel) == hash_panel(panel)
-    assert data.features is not None
-    np.testing.assert_allclose(data.features, compute(CORE, panel), rtol=1e-9, atol=1e-12)
+    assert hash_panel(data.known.panel) == hash_panel(panel)
+    ours, theirs = data.known, ComputedPast(panel, CORE, (8, 24)).at(until)
+    np.testing.assert_allclose(ours.features, theirs.features, rtol=1e-9, atol=1e-12)
+    for mine, yours in zip(ours.labels, theirs.labels, strict=True):
+        # The export knows labels that were out later than `until`; they are not taken.
+        np.testing.assert_allclose(mine.values, yours.values, rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(mine.available_at, yours.available_at)
     assert data.metadata == {
         "training_data": "export",
         "export_data_hash": Export(folder).manifest.data_hash,
@@ -137,6 +143,8 @@ async def test_an_export_of_something_else_is_refused(
         read_export(folder, CORE, settings.market_id, MARKET_START)
     with pytest.raises(DataError, match="2 bars without features"):
         read_export(without_rows(folder), CORE, settings.market_id, until)
+    with pytest.raises(DataError, match="has no labels forward_return_24"):
+        read_export(without_labels(folder), CORE, settings.market_id, until)
     with pytest.raises(DataError, match="is no export"):
         read_export(tmp_path / "nowhere", CORE, settings.market_id, until)
 
@@ -153,6 +161,15 @@ def without_rows(folder: Path) -> Path:
             pq.write_table(table.slice(0, table.num_rows - 1), path)
             file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def without_labels(folder: Path) -> Path:
+    """A copy that was written with the labels of another horizon alone."""
+    copy = folder.with_name("unlabelled")
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"labels": [label_name(8)]}))
     return copy
 
 

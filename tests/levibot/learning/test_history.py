@@ -13,8 +13,8 @@ from levibot.clock import ManualClock
 from levibot.features.engine import compute
 from levibot.features.views import CORE
 from levibot.learning import history
-from levibot.learning.history import HistoryLoader, label_name
-from levibot.learning.labels import forward_returns
+from levibot.learning.history import HistoryLoader
+from levibot.learning.labels import forward_returns, label_name
 from levibot.market.bars import Bars, Panel
 from levibot.market.price_process import MARKET_START
 from levibot.market.simulator import SimulatedSource

@@ -14,8 +14,9 @@ from levibot.errors import DataError, RegistryError
 from levibot.features.engine import compute, compute_tail
 from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.past import ComputedPast, Knowledge
 from levibot.learning.signal import SignalModel, SignalParameters, Signals
-from levibot.learning.training import TrainingParameters, needed_bars, train
+from levibot.learning.training import SIGNAL, TrainingParameters, needed_bars, train
 from levibot.market.bars import FloatArray, Panel
 from levibot.market.simulator import SimulatedSource
 from levibot.stores.model_files import ModelFolder
@@ -41,17 +42,13 @@ def features(panel: Panel) -> FloatArray:
     return compute(CORE, panel)
 
 
+def known_at(as_of: datetime, panel: Panel, features: FloatArray) -> Knowledge:
+    return ComputedPast(panel, CORE, SIGNAL.horizons_bars, features).at(as_of)
+
+
 @pytest.fixture(scope="module")
 def model(panel: Panel, features: FloatArray) -> SignalModel:
-    return train(
-        panel,
-        view=CORE,
-        seed=2,
-        train_start=START,
-        train_end=FIT_AT,
-        features=features,
-        training=QUICK,
-    )
+    return train(known_at(FIT_AT, panel, features), seed=2, train_start=START, training=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -193,42 +190,31 @@ def test_a_missing_file_is_refused(model: SignalModel) -> None:
 
 def test_the_same_inputs_train_the_same_model(panel: Panel, features: FloatArray, model: SignalModel) -> None:
     def again(seed: int) -> SignalModel:
-        return train(
-            panel,
-            view=CORE,
-            seed=seed,
-            train_start=START,
-            train_end=FIT_AT,
-            features=features,
-            training=QUICK,
-        )
+        return train(known_at(FIT_AT, panel, features), seed=seed, train_start=START, training=QUICK)
 
     assert again(2).to_files() == model.to_files()
     assert again(3).to_files() != model.to_files()
 
 
-def test_training_says_how_many_bars_it_needs(panel: Panel) -> None:
+def test_training_says_how_many_bars_it_needs(panel: Panel, features: FloatArray) -> None:
     early = START + 1_500 * HOUR
     with pytest.raises(DataError, match=rf"at least {needed_bars(3)} bars .*; there are 1[45]\d\d\."):
-        train(panel, view=CORE, seed=0, train_start=START, train_end=early, training=QUICK)
+        train(known_at(early, panel, features), seed=0, train_start=START, training=QUICK)
 
 
-def test_a_training_window_without_rows_is_refused(panel: Panel) -> None:
+def test_a_training_window_without_rows_is_refused(panel: Panel, features: FloatArray) -> None:
+    known = known_at(FIT_AT, panel, features)
     with pytest.raises(DataError, match="rows with a label; 400 are needed"):
-        train(
-            panel, view=CORE, seed=0, train_start=FIT_AT - timedelta(days=3), train_end=FIT_AT, training=QUICK
-        )
+        train(known, seed=0, train_start=FIT_AT - timedelta(days=3), training=QUICK)
 
 
 def test_progress_counts_up_to_its_total(panel: Panel, features: FloatArray) -> None:
     seen: list[tuple[int, int]] = []
+    known = ComputedPast(panel, CORE, (4,), features).at(FIT_AT)
     train(
-        panel,
-        view=CORE,
+        known,
         seed=0,
         train_start=START,
-        train_end=FIT_AT,
-        features=features,
         signal=SignalParameters(horizons_bars=(4,)),
         training=QUICK,
         progress=lambda done, total, what: seen.append((done, total)),

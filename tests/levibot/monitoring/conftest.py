@@ -9,8 +9,9 @@ import pytest
 from levibot.features.engine import compute
 from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.past import ComputedPast
 from levibot.learning.signal import SignalModel
-from levibot.learning.training import TrainingParameters, train
+from levibot.learning.training import SIGNAL, TrainingParameters, train
 from levibot.market.bars import FloatArray, Panel
 from levibot.market.simulator import SimulatedSource
 from levibot.monitoring.reference import DriftReference
@@ -47,12 +48,10 @@ def later_days(still_features: FloatArray) -> list[FloatArray]:
 
 @pytest.fixture(scope="session")
 def model(still_market: Panel, still_features: FloatArray) -> SignalModel:
+    past = ComputedPast(still_market, CORE, SIGNAL.horizons_bars, still_features)
     return train(
-        still_market,
-        view=CORE,
+        past.at(datetime(2021, 1, 1, tzinfo=UTC)),
         seed=2,
         train_start=START,
-        train_end=datetime(2021, 1, 1, tzinfo=UTC),
-        features=still_features,
         training=TrainingParameters(booster=LightGBMParameters(trees=20), n_folds=2),
     )

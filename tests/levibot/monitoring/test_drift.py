@@ -112,8 +112,10 @@ def test_the_psi_is_that_of_the_formula() -> None:
     expected = (np.histogram(learned, [-np.inf, *edges, np.inf])[0] + 0.5) / 5005.0
     found = (np.histogram(seen, [-np.inf, *edges, np.inf])[0] + 0.5) / 405.0
     psi = float(np.sum((found - expected) * np.log(found / expected)))
-    assert Distribution.of(learned).psi(seen)[0, 0] == pytest.approx(psi)
-    assert Distribution.of(learned).psi(learned[None])[0, 0] == pytest.approx(0.0, abs=1e-9)
+    assert Distribution.of(learned).psi(seen[0][:, None], 400, 1)[0, 0] == pytest.approx(psi)
+    assert Distribution.of(learned).psi(learned[:, None], len(learned), 1)[0, 0] == pytest.approx(
+        0.0, abs=1e-9
+    )
 
 
 def test_the_shadow_loss_is_the_accounts(

@@ -14,7 +14,12 @@ from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FIELDS, Bars, FloatArray, Panel, to_datetime
 from levibot.monitoring.reference import FILE, DriftReference
-from levibot.monitoring.references import IMPORTANCE_FILE, TrainingReference
+from levibot.monitoring.references import (
+    IMPORTANCE_FILE,
+    TrainingReference,
+    publish_reference,
+    read_reference,
+)
 from levibot.monitoring.watch import Checked, FeatureWatch
 from levibot.settings import Settings
 from levibot.stores.event import Event
@@ -36,13 +41,18 @@ def registry(tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
+def references(tmp_path: Path) -> Registry:
+    return Registry(ModelFolder(tmp_path / "models" / "references"))
+
+
+@pytest.fixture
 def training(model: SignalModel, reference: DriftReference, still_features: FloatArray) -> TrainingReference:
     return TrainingReference(reference, TrainingReference.of(model, still_features[:1_500]).importance)
 
 
 @pytest.fixture
-def watch(tick_store: TickStore, registry: Registry) -> FeatureWatch:
-    return FeatureWatch(tick_store, registry, market_id=MARKET_ID, interval=HOUR)
+def watch(tick_store: TickStore, registry: Registry, references: Registry) -> FeatureWatch:
+    return FeatureWatch(tick_store, registry, references, market_id=MARKET_ID, interval=HOUR)
 
 
 def bars_of(panel: Panel) -> dict[str, Bars]:
@@ -54,9 +64,10 @@ def bars_of(panel: Panel) -> dict[str, Bars]:
     return bars
 
 
-def publish(registry: Registry, model: SignalModel, files: dict[str, bytes]) -> str:
-    version = registry.publish(model.metadata(), model.to_files() | files)
+def publish(registry: Registry, references: Registry, model: SignalModel, training: TrainingReference) -> str:
+    version = registry.publish(model.metadata(), model.to_files())
     registry.activate(version, "test")
+    publish_reference(references, version, training)
     return version
 
 
@@ -68,12 +79,13 @@ async def stored(store: TickStore, panel: Panel) -> datetime:
 async def test_a_quiet_day_is_quiet_and_a_wild_one_is_not(
     tick_store: TickStore,
     registry: Registry,
+    references: Registry,
     watch: FeatureWatch,
     model: SignalModel,
     training: TrainingReference,
     still_market: Panel,
 ) -> None:
-    version = publish(registry, model, training.to_files())
+    version = publish(registry, references, model, training)
     now = await stored(tick_store, still_market)
     checked = await watch.check(now - 30 * HOUR)
     assert (checked.as_of, checked.model_version) == (now - 30 * HOUR, version)
@@ -87,7 +99,7 @@ async def test_a_quiet_day_is_quiet_and_a_wild_one_is_not(
         values[-24:] = first * np.exp(5.0 * np.log(values[-24:] / first))
     loud = Panel(wild.symbols, HOUR, wild.ts + np.timedelta64(1, "h") * 24, *day.values(), wild.volume)
     await tick_store.write_many("wild", list(bars_of(loud).values()))
-    other = FeatureWatch(tick_store, registry, market_id="wild", interval=HOUR)
+    other = FeatureWatch(tick_store, registry, references, market_id="wild", interval=HOUR)
     found = await other.check(to_datetime(loud.closes_at[-1]))
     assert {"vol_24", "parkinson_24"} <= {drift.name for drift in found.drifting}
     assert found.loss.loss != checked.loss.loss
@@ -96,12 +108,13 @@ async def test_a_quiet_day_is_quiet_and_a_wild_one_is_not(
 async def test_what_the_model_listens_to_is_weighed_against_its_training(
     tick_store: TickStore,
     registry: Registry,
+    references: Registry,
     watch: FeatureWatch,
     model: SignalModel,
     training: TrainingReference,
     still_market: Panel,
 ) -> None:
-    publish(registry, model, training.to_files())
+    publish(registry, references, model, training)
     weighed = await watch.weigh(await stored(tick_store, still_market))
     assert sum(weighed.importance.values()) == pytest.approx(1.0)
     assert weighed.change is not None
@@ -111,6 +124,7 @@ async def test_what_the_model_listens_to_is_weighed_against_its_training(
 async def test_why_nothing_can_be_measured_is_said(
     tick_store: TickStore,
     registry: Registry,
+    references: Registry,
     watch: FeatureWatch,
     model: SignalModel,
     training: TrainingReference,
@@ -119,17 +133,38 @@ async def test_why_nothing_can_be_measured_is_said(
     now = to_datetime(still_market.closes_at[-1])
     with pytest.raises(NotReady, match="no active model"):
         await watch.check(now)
-    version = publish(registry, model, {})
+    version = registry.publish(model.metadata(), model.to_files())
+    registry.activate(version, "test")
+    with pytest.raises(NotReady, match=f"{version} has no reference yet"):
+        await watch.check(now)
+    with pytest.raises(NotReady, match=f"{version} has no reference yet"):
+        await watch.training()
+    publish_reference(references, version, TrainingReference(None, training.importance))
     with pytest.raises(NotReady, match=f"{version} has no reference for drift"):
         await watch.check(now)
-    publish(registry, model, training.to_files())
+    publish(registry, references, model, training)
     with pytest.raises(NotReady, match="Drift is measured on 78 bars; 0 are there"):
         await watch.check(now)
     with pytest.raises(NotReady, match="There are no bars of still"):
         await watch.weigh(now)
 
 
-def test_a_version_carries_its_reference(training: TrainingReference) -> None:
+def test_a_reference_comes_after_its_version_and_stays_what_it_is(
+    registry: Registry, references: Registry, model: SignalModel, training: TrainingReference
+) -> None:
+    version = registry.publish(model.metadata(), model.to_files())
+    assert read_reference(references, version) is None
+    for learned in (training, TrainingReference(None, training.importance)):
+        publish_reference(references, version, learned)
+    found = read_reference(references, version)
+    assert found is not None
+    assert found.to_files() == training.to_files()
+    assert read_reference(references, "v0002") is None
+    # They lie beside the models, and are none.
+    assert [info.version for info in registry.versions()] == [version]
+
+
+def test_a_reference_is_read_as_it_was_written(training: TrainingReference) -> None:
     again = TrainingReference.from_files(training.to_files())
     assert again.importance == training.importance
     assert again.drift is not None
@@ -142,6 +177,7 @@ def test_a_version_carries_its_reference(training: TrainingReference) -> None:
 
 async def test_a_drift_is_told_when_it_begins_and_when_it_is_over(
     registry: Registry,
+    references: Registry,
     watch: FeatureWatch,
     tick_store: TickStore,
     model: SignalModel,
@@ -149,7 +185,7 @@ async def test_a_drift_is_told_when_it_begins_and_when_it_is_over(
     still_market: Panel,
     tmp_path: Path,
 ) -> None:
-    publish(registry, model, training.to_files())
+    publish(registry, references, model, training)
     checked = await watch.check(await stored(tick_store, still_market))
     monitor = FeatureMonitor(Settings.load(home=tmp_path, source="exchange"))
     monitor._loop.cancel()

@@ -17,7 +17,8 @@ from levibot.clock import ManualClock
 from levibot.errors import DataError, LeviBotError, UsageError
 from levibot.market.bars import Bars
 from levibot.stores import exports
-from levibot.stores.exports import Export, Manifest, newest_export, write_export
+from levibot.stores.export_writer import prune_exports, write_export
+from levibot.stores.exports import Export, Manifest, newest_export
 from levibot.stores.history_rows import Rows, Series
 from levibot.stores.offline import OfflineStore
 
@@ -84,10 +85,12 @@ def test_an_export_holds_what_the_history_knows(store: OfflineStore, tmp_path: P
         ("bars", "2024-02", 24),
     ]
     known = store.read(Series.of_view(View()), ("BTCUSDT",), as_of=NOW)["BTCUSDT"]
-    features = read.features(View(), CLOSES)
-    np.testing.assert_array_equal(features[:, 0], known.values([0, 1]))
+    grid = read.grid(View(), (LABEL,), CLOSES)
+    np.testing.assert_array_equal(grid.features[:, 0], known.values([0, 1]))
+    assert grid.has_row.all()
     np.testing.assert_array_equal(read.bars()["ETHUSDT"].close, BARS["ETHUSDT"].close)
     label = read.table("BTCUSDT")[LABEL].to_numpy()
+    np.testing.assert_array_equal(grid.labels[:, 0, 0], label)
     assert np.isnan(label).tolist() == [False] * (N - 5) + [True] * 5
     read.check()
 
@@ -111,7 +114,9 @@ def test_bars_that_closed_later_are_left_out(store: OfflineStore, clock: ManualC
     assert manifest.rows == 0  # nothing was written yet
     read = Export(tmp_path / "early")
     assert len(read.bars()["BTCUSDT"]) == 10
-    assert np.isnan(read.features(View(), CLOSES)).all()
+    grid = read.grid(View(), (LABEL,), CLOSES)
+    assert np.isnan(grid.features).all()
+    assert not grid.has_row.any()
 
 
 def test_an_export_is_never_written_over(store: OfflineStore, tmp_path: Path) -> None:
@@ -123,7 +128,7 @@ def test_an_export_is_never_written_over(store: OfflineStore, tmp_path: Path) ->
 def test_old_exports_are_removed_and_the_newest_stay(store: OfflineStore, tmp_path: Path) -> None:
     for days in (1, 3, 2):
         export(store, tmp_path / "out" / str(days), START + days * 24 * HOUR)
-    assert exports.prune_exports(tmp_path / "out", 2) == 1
+    assert prune_exports(tmp_path / "out", 2) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["2", "3"]
 
 
@@ -133,7 +138,7 @@ def test_a_file_that_changed_is_refused(store: OfflineStore, tmp_path: Path) -> 
     data = path.read_bytes()
     path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     with pytest.raises(DataError, match=r"month=2024-01\.parquet of the export has changed"):
-        Export(tmp_path / "one").features(View(), CLOSES)
+        Export(tmp_path / "one").grid(View(), (), CLOSES)
     path.unlink()
     with pytest.raises(DataError, match="is missing"):
         Export(tmp_path / "one").check()
@@ -145,7 +150,7 @@ def test_another_version_of_the_view_is_refused(store: OfflineStore, tmp_path: P
 
     export(store, tmp_path / "one")
     with pytest.raises(DataError, match="version 0123456789ab, not small of version ffffffffffff"):
-        Export(tmp_path / "one").features(Other(), CLOSES)
+        Export(tmp_path / "one").grid(Other(), (), CLOSES)
 
 
 @pytest.mark.parametrize(
@@ -166,24 +171,24 @@ def test_a_folder_without_a_manifest_is_no_export(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from levibot.stores import exports
+from levibot.stores import export_writer
 from tests.levibot.stores.test_exports import BARS, LABEL, NOW, START, View
 from levibot.clock import ManualClock
 from levibot.stores.offline import OfflineStore
 
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 written = 0
-whole = exports.write_whole
+whole = export_writer.write_whole
 def until(path, data):
     global written
     written += 1
     if written == at:
         os.kill(os.getpid(), signal.SIGKILL)
     whole(path, data)
-exports.write_whole = until
+export_writer.write_whole = until
 store = OfflineStore.open(folder / "history", "market", ManualClock(NOW))
 place, market = folder / "out" / "one", {"market_id": "market", "bars": BARS}
-exports.write_export(store, place, View(), (LABEL,), START, NOW, NOW, **market)
+export_writer.write_export(store, place, View(), (LABEL,), START, NOW, NOW, **market)
 """
 
 

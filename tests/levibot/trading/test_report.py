@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from levibot.errors import DataError
 from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.past import ComputedPast
 from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import SIGNAL, TrainingParameters
 from levibot.learning.walk_forward import end_of_day, walk_forward
@@ -22,6 +24,7 @@ from levibot.market.bars import FIELDS, Bars, FloatArray, Panel
 from levibot.market.parquet import ParquetSource
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import DEFAULT_SYMBOLS, SourceName
+from levibot.stores.frozen_history import FrozenHistories
 from levibot.trading.costs import Costs
 from levibot.trading.report import Report, bought_once, rebalanced_daily, run_backtest
 from tests.trial_books import new_book
@@ -68,6 +71,11 @@ class ThinnedSource:
 
 
 def backtest(source: Any, symbols: tuple[str, ...] = SYMBOLS, **change: Any) -> Report:
+    """From features that are computed and stored for it alone, where no histories are given."""
+    if "histories" not in change:
+        with tempfile.TemporaryDirectory() as folder:
+            histories = FrozenHistories(Path(folder), say=pytest.fail)
+            return backtest(source, symbols, **change, histories=histories)
     arguments: dict[str, Any] = {
         "train_start": day(2020),
         "test_start": day(2020, 7),
@@ -234,7 +242,8 @@ def test_the_report_is_what_its_targets_earn_when_filled_at_the_next_open(
     """Moved by one bar, once: not filled at the bar that decides them, and not a bar late."""
     panel = Panel.align({symbol: source.bars(symbol, day(2020), day(2020, 9)) for symbol in SYMBOLS})
     splits = walk_forward(day(2020), day(2020, 7), day(2020, 9), refit="monthly")
-    targets = walk_forward_targets(panel, splits, view=CORE, seed=1, training=QUICK)
+    past = ComputedPast(panel, CORE, SIGNAL.horizons_bars)
+    targets = walk_forward_targets(past, splits, seed=1, training=QUICK)
     first = int(np.searchsorted(panel.ts, np.datetime64("2020-07-01")))
     test = panel.rows(slice(first, len(panel)))
     days = test.ts.astype("datetime64[D]")
@@ -286,7 +295,7 @@ def test_equal_weights_are_restored_on_the_first_bar_of_each_day(three_days: Pan
 
 @pytest.mark.market
 @pytest.mark.skipif("LEVIBOT_MARKET_DATA" not in os.environ, reason="LEVIBOT_MARKET_DATA is not set")
-def test_holding_the_recorded_market_earned_what_is_known() -> None:
+def test_holding_the_recorded_market_earned_what_is_known(tmp_path: Path) -> None:
     """The recorded market's own page gives 1.93 for the six coins in equal weight over 2023 and 2024."""
     folder = Path(os.environ["LEVIBOT_MARKET_DATA"])
     source = ParquetSource(folder, DEFAULT_SYMBOLS, HOUR)
@@ -298,6 +307,7 @@ def test_holding_the_recorded_market_earned_what_is_known() -> None:
         test_end=end_of_day(day(2024, 12, 31)),
         seed=0,
         trials=new_book(),
+        histories=FrozenHistories(tmp_path, say=pytest.fail),
         costs=Costs(),
         refit="never",
         training=replace(QUICK, every_bars=24),
