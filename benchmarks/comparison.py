@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 REPEATS, QUICK_REPEATS = 5, 1
@@ -92,6 +92,11 @@ def report(result: Result, *, as_json: bool) -> None:
     else:
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
     raise SystemExit(0 if result.holds else 1)
+
+
+def p95(values: Sequence[float]) -> float:
+    """What 95 of 100 of the values are at most."""
+    return quantiles(values, n=20, method="inclusive")[-1]
 
 
 def _medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

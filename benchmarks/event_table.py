@@ -74,9 +74,14 @@ class Reading:
 
 
 class EventTable:
-    """Today's tables, and beside them `events_before`, the one of version 0.1.0, with the same rows."""
+    """Today's tables, and beside them `events_before`, the one of version 0.1.0, with the same rows.
 
-    def __init__(self, folder: Path, n_rows: int, *, with_before: bool = True) -> None:
+    batch: rows an insert, as a writer appends them in the course of a month; None loads all of them at once.
+    """
+
+    def __init__(
+        self, folder: Path, n_rows: int, *, with_before: bool = True, batch: int | None = None
+    ) -> None:
         self.n_rows = n_rows
         self.client, self.where = open_clickhouse(f"chdb://{folder}", timeout_s=10.0)
         # The engine tells what it has read only through its own module.
@@ -90,7 +95,9 @@ class EventTable:
             self.client.command(first.replace("EXISTS events\n", "EXISTS events_before\n"))
             tables.append("events_before")
         for table in tables:
-            self.client.command(f"INSERT INTO {table} ({COLUMNS}) {ROWS}", parameters=self._values)
+            for first in range(0, n_rows, batch or n_rows):
+                rows = _numbered(first, min(batch or n_rows, n_rows - first))
+                self.client.command(f"INSERT INTO {table} ({COLUMNS}) {rows}", parameters=self._values)
 
     def close(self) -> None:
         self._engine.close()
@@ -147,11 +154,15 @@ class EventTable:
 
     def event_at(self, number: int) -> Event:
         """The event of that number, 0 is the oldest."""
-        sql = f"SELECT {COLUMNS}, toUnixTimestamp64Micro(ts) FROM ({ROWS})"
-        sql = sql.replace("numbers({n_rows:UInt64})", f"numbers({number}, 1)")
+        sql = f"SELECT {COLUMNS}, toUnixTimestamp64Micro(ts) FROM ({_numbered(number, 1)})"
         (row,) = self.client.query(sql, parameters=self._values).result_rows
         event_type, symbol, _, event_id, trace_id, payload, _, ts_us = row
         return EventRow(event_type, symbol, ts_us, event_id, trace_id, payload).event()
+
+
+def _numbered(first: int, n_rows: int) -> str:
+    """The rows of these numbers."""
+    return ROWS.replace("numbers({n_rows:UInt64})", f"numbers({first}, {n_rows})")
 
 
 def _read(name: str, by: str, query: EventQuery) -> Asked:

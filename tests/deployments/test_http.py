@@ -30,6 +30,7 @@ from levibot.errors import (
     UsageError,
 )
 from levibot.serving.answer import Answer
+from levibot.stores.event import EventRow
 from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import QueryCost
@@ -53,7 +54,7 @@ class FakeFace:
         self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
         self.n_asked = 0
         self.query = EventQuery()
-        self.page = EventPage((EVENT,), EventCursor(NOON, "id"))
+        self.page = EventPage((EventRow.of(EVENT),), EventCursor(NOON, "id"))
         self.profiles: list[Said] = []
         self.others: dict[str, list[Family]] = {}
 
