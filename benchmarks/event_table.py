@@ -28,7 +28,7 @@ SELECT
     multiIf(number % 50000 = 49999, 'model_refused', h % 10 < 7, 'signal', h % 10 < 9, 'bars', 'drift')
         AS event_type,
     if(event_type IN ('signal', 'drift'), {list(SYMBOLS)}[1 + intDiv(h, 10) % 6], '') AS symbol,
-    end - toIntervalMicrosecond(toInt64((n_rows - number) * {DAYS - 1} * 86400000000 / n_rows)) AS ts,
+    end - toIntervalMicrosecond(toInt64((n_rows - number) / n_rows * {DAYS - 1} * 86400000000)) AS ts,
     lower(hex(sipHash128(number))) AS event_id,
     lower(hex(sipHash128(intDiv(number, 5), 'trace'))) AS trace_id,
     concat('{{"probability_up":', toString(h / 18446744073709551615), ',"target_position":0.25,"n":',
@@ -98,6 +98,15 @@ class EventTable:
             for first in range(0, n_rows, batch or n_rows):
                 rows = _numbered(first, min(batch or n_rows, n_rows - first))
                 self.client.command(f"INSERT INTO {table} ({COLUMNS}) {rows}", parameters=self._values)
+
+    def let_age(self) -> None:
+        """Merge the partitions that have ended, as the engine does an hour after their last row."""
+        for table in ("events", "events_listed"):
+            partitions = self.client.query(
+                f"SELECT DISTINCT partition FROM system.parts WHERE active AND table = '{table}' ORDER BY partition"
+            ).result_rows
+            for (partition,) in partitions[:-1]:
+                self.client.command(f"OPTIMIZE TABLE {table} PARTITION '{partition}' FINAL")
 
     def close(self) -> None:
         self._engine.close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import ray
@@ -20,13 +21,17 @@ from levibot.learning.signal import SignalModel
 from levibot.learning.training import train
 from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
 from levibot.monitoring.references import TrainingReference
+from levibot.resilience.idempotency import Idempotency
 from levibot.settings import Settings
-from levibot.stores.connect import open_registry, open_ticks
+from levibot.stores.connect import open_durable, open_registry, open_ticks
 from levibot.stores.embedded import endpoints
-from levibot.stores.registry import content_key
+from levibot.stores.registry_writes import RegistryWrites
 from levibot.telemetry.logging import configure_logging
 from tune.training_data import TrainingData, ask_for_export, read_export
 
+# How long a repeat gets the first result, how long a claim outlives a job that was killed, and how long a job
+# waits for another that uploads the same: longer than the claim of a dead one.
+KEPT_S, LEASE_S, WAIT_S = 86_400.0, 20.0, 60.0
 log = structlog.get_logger()
 
 
@@ -100,7 +105,6 @@ def run(settings: Settings, until: datetime, activate: bool, export: Path | None
     )
     seed, level = settings.seed, settings.log_level
     model, reference = ray.get(fit.remote(panel, data.features, train_start, train_end, seed, level))
-    registry = open_registry(settings)
     metadata = {
         **model.metadata(),
         "market_id": settings.market_id,
@@ -108,12 +112,30 @@ def run(settings: Settings, until: datetime, activate: bool, export: Path | None
         **data.metadata,
     }
     files = model.to_files() | reference.to_files()
-    # A job that is run again, and learns the same again, makes no second version.
-    version = registry.publish(metadata, files, content_key(metadata, files))
-    if activate:
-        registry.activate(version, "trained")
+    version = asyncio.run(register(settings, metadata, files, activate))
     log.info("model is registered", version=version, active=activate)
     return version
+
+
+async def register(
+    settings: Settings, metadata: Mapping[str, Any], files: Mapping[str, bytes], activate: bool
+) -> str:
+    """Publish the version and, if asked, make it live. Returns the version.
+
+    A job that is run again, and learns the same again, makes no second version.
+    """
+    redis = open_durable(settings)
+    try:
+        keys = Idempotency(redis, ttl_s=KEPT_S, lease_s=LEASE_S, wait_s=WAIT_S)
+        writes = RegistryWrites(open_registry(settings), keys)
+        published = await writes.publish(metadata, files)
+        if published.is_repeat:
+            log.info("this model was published before", version=published.result)
+        if activate:
+            await writes.activate(published.result, "trained")
+    finally:
+        await redis.aclose()
+    return str(published.result)
 
 
 def main(

@@ -30,6 +30,9 @@ HOURLY = (
     "GROUP BY hour, event_type ORDER BY hour, event_type"
 )
 
+# A page is some thousand rows. A second thread has more to do with being woken than with reading.
+_READING = {"max_threads": 1}
+
 _COLUMNS = ("event_type", "symbol", "ts", "event_id", "trace_id", "payload")
 
 
@@ -162,7 +165,7 @@ class EventStore:
     def _rows(self, name: str, sql: str, parameters: dict[str, Any]) -> tuple[list[EventRow], int | None]:
         """The rows, and where the window begins that they lie in, where they say so."""
         with self._asking("read", name):
-            rows = self._client.query(sql, parameters=parameters).result_rows
+            rows = self._client.query(sql, parameters=parameters, settings=_READING).result_rows
         has_window = bool(rows) and len(rows[0]) > len(EventRow._fields)
         return [EventRow(*row[: len(EventRow._fields)]) for row in rows], rows[0][-1] if has_window else None
 
