@@ -103,7 +103,8 @@ class EventTable:
         """Merge the partitions that have ended, as the engine does an hour after their last row."""
         for table in ("events", "events_listed"):
             partitions = self.client.query(
-                f"SELECT DISTINCT partition FROM system.parts WHERE active AND table = '{table}' ORDER BY partition"
+                f"SELECT partition FROM system.parts WHERE active AND table = '{table}' "
+                "GROUP BY partition ORDER BY partition"
             ).result_rows
             for (partition,) in partitions[:-1]:
                 self.client.command(f"OPTIMIZE TABLE {table} PARTITION '{partition}' FINAL")

@@ -2,9 +2,9 @@
 
 A month of events is appended in batches of 5,000. Of its partitions the newest is left as merges have left it
 beside the writing; those that have ended are merged, as the engine does within an hour. Then the system is
-started on them: stores, actors, a simulated market that appends every second, HTTP. `slowest_page_*`: the slowest
-of nine pages that differ in their filters. `store_mean_ms`: what the store took for them, as the event log counts
-it (`/metrics`). The reference answers without a look at anything: what is above it is the list's.
+started on them: stores, actors, a simulated market that appends every second, HTTP. `slowest_page_*`: the
+slowest of nine pages, each with its filters. `store_mean_ms`: what the store took for them, as the event
+log counts it (`/metrics`). The reference answers without a look at anything: what is above it is the list's.
 """
 
 from __future__ import annotations
