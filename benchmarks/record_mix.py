@@ -38,7 +38,7 @@ from levibot.stores.embedded import endpoints
 REQUESTS = Path(__file__).with_name("request_mix.csv")
 COMMANDS = Path(__file__).with_name("redis_mix.csv.gz")
 SYMBOLS = [f"S{number}USDT" for number in range(16)]
-SECONDS, BAR_S, ZIPF, SEED = 240.0, 20.0, 1.1, 7
+SECONDS, BAR_S, ZIPF, SEED = 180.0, 20.0, 1.1, 7
 N_BOTS, N_DASHBOARDS, SHOWN = 10, 2, 10
 FAMILIES = {
     ":signal": "signal",

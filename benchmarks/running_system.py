@@ -30,7 +30,7 @@ def running_system(home: Path, **settings: str) -> Iterator[str]:
         "RAY_AUTH_MODE": "disabled",
         "LEVIBOT_HOME": str(home),
         # What the model has learned is of no matter here.
-        "LEVIBOT_TRAIN_START": "2023-11-01T00:00:00",
+        "LEVIBOT_TRAIN_START": "2023-10-01T00:00:00",
         "LEVIBOT_REPLAY_START": "2024-01-01T00:00:00",
         "LEVIBOT_HTTP_PORT": str(free_port()),
         "LEVIBOT_DASHBOARD_PORT": str(free_port()),

@@ -27,11 +27,12 @@ from levibot.market.bars import Bars, Panel
 from levibot.market.price_process import MARKET_START
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings
+from levibot.stores.connect import open_registry
 from levibot.stores.exports import Export, write_export
 from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
 from tune import training_data
-from tune.train import main, read_panel
+from tune.train import main, read_panel, register
 from tune.training_data import read_export
 
 HOUR = timedelta(hours=1)
@@ -154,6 +155,23 @@ def without_rows(folder: Path) -> Path:
             file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
+
+
+@pytest.mark.stores
+async def test_a_job_that_is_run_again_makes_no_second_version(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings.load(
+        home=tmp_path,
+        postgres_dsn="postgresql://not.used/x",
+        redis_url=redis_url,
+        models_url=str(tmp_path / "models"),
+    )
+    metadata, files = {"seed": 7}, {"model.txt": b"tree\n"}
+    for _ in range(2):
+        assert await register(settings, metadata, files, activate=True) == "v0001"
+    assert await register(settings, {"seed": 8}, files, activate=False) == "v0002"
+    registry = open_registry(settings)
+    assert [info.version for info in registry.versions()] == ["v0001", "v0002"]
+    assert [entry["version"] for entry in registry.history()] == ["v0001"]
 
 
 def test_the_actor_is_asked_by_the_name_that_it_has() -> None:
