@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,14 +174,18 @@ def _replayed(folder: Path, policy: str, maxmemory: int, commands: list[Command]
     """The hit rate of the recorded reads. A value that is missing is written again, as the services do."""
     n_hits = n_reads = 0
     with _server(folder, policy, maxmemory) as (client, keys):
-        for command in commands:
-            if command.kind == "w":
+        for kind, run in groupby(commands, key=lambda command: command.kind):
+            asked = [(command.family, command.number) for command in run]
+            for first in range(0, len(asked), CHUNK):
+                chunk = asked[first : first + CHUNK]
+                if kind == "r":
+                    n_reads += len(chunk)
+                    n_hits += sum(_serve(client, keys, chunk))
+                    continue
                 with client.pipeline(transaction=False) as pipe:
-                    keys.write(pipe, command.family, command.number)
+                    for family, n in chunk:
+                        keys.write(pipe, family, n)
                     pipe.execute()
-            else:
-                n_reads += 1
-                n_hits += _serve(client, keys, [(command.family, command.number)])[0]
     return n_hits / n_reads
 
 
