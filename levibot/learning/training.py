@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from math import ceil
+from typing import Any, Self
 
 import numpy as np
 
@@ -69,6 +70,24 @@ class TrainingParameters:
             "linear": self.linear,
         }
         return others[kind], self
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self) | {"kinds": list(self.kinds)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The same parameters again. Raises TypeError or KeyError on other names."""
+        return cls(
+            **{
+                **values,
+                "booster": LightGBMParameters(**values["booster"]),
+                "kinds": tuple(values["kinds"]),
+                "xgboost": XGBoostParameters(**values["xgboost"]),
+                "linear": LinearParameters(**values["linear"]),
+                "lstm": LSTMParameters(**values["lstm"]),
+            }
+        )
 
     def lessons_of(self, kind: Kind, horizons_bars: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """The horizons that one model of a kind learns together: a net all of them, the others one each."""
@@ -148,8 +167,7 @@ def train(
         symbols=panel.symbols,
         interval=panel.interval,
         parameters=signal,
-        # JSON has no tuple, and metadata are the same before and after they were stored.
-        training=asdict(training) | {"kinds": list(training.kinds)},
+        training=training.to_json(),
         train_start=train_start,
         train_end=train_end,
         seed=seed,

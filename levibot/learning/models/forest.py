@@ -39,7 +39,7 @@ class Forest:
     is_strict: bool
 
     def check(self) -> None:
-        """Raises RegistryError unless every node is reached once and all numbers are finite and in range.
+        """Raises RegistryError unless every node is reached once and all numbers are in range.
 
         A library that follows such indices without a look leaves the process.
         """
@@ -65,5 +65,6 @@ class Forest:
             bool((child[child >= 0] > parents[child >= 0]).all()) for child in (tree.left, tree.right)
         )
         in_range = bool(((tree.feature >= 0) & (tree.feature < self.n_features)).all())
-        finite = bool(np.isfinite(tree.threshold).all() and np.isfinite(tree.value).all())
-        return is_forward and in_range and finite
+        # A threshold may be infinite: it parts the missing values from all others.
+        are_numbers = bool(np.isfinite(tree.value).all()) and not bool(np.isnan(tree.threshold).any())
+        return is_forward and in_range and are_numbers

@@ -114,5 +114,5 @@ class LightGBMModel:
         read_forest(data)
         try:
             return cls(lightgbm.Booster(model_str=data.decode()))
-        except lightgbm.basic.LightGBMError as exc:
+        except (lightgbm.basic.LightGBMError, ValueError) as exc:
             raise RegistryError("These bytes are not a LightGBM model in text form.") from exc

@@ -16,6 +16,11 @@ _MISSING_NONE, _MISSING_NAN = 0, 2
 
 _OF_NODES = ("split_gain", "internal_value", "internal_weight", "internal_count")
 _OF_LEAVES = ("leaf_weight", "leaf_count")
+_REST = re.compile(
+    r"\nfeature_importances:\n(?:[^=\n]+=[0-9]+\n)*"
+    r"\nparameters:\n(?:\[[a-z0-9_]+: [^\[\]\n]*\]\n)*"
+    r"\nend of parameters\n\npandas_categorical:null\n"
+)
 # The range of a feature's values, or a feature without any.
 _INFO = re.compile(r"none|\[[-+.e0-9]+:[-+.e0-9]+\]")
 
@@ -35,8 +40,8 @@ def read_forest(data: bytes) -> Forest:
                 f"A LightGBM model says its trees take {ends[-1]} bytes; they take {len(trees)}."
             )
         blocks = [trees[begin:end] for begin, end in pairwise(ends)]
-        if not rest.endswith("\npandas_categorical:null\n") or "\nend of parameters\n" not in rest:
-            raise RegistryError("The LightGBM model ends too early.")
+        if not _REST.fullmatch(rest):
+            raise RegistryError("What follows the trees of the LightGBM model is not what LightGBM writes.")
         forest = Forest(tuple(_tree(number, block) for number, block in enumerate(blocks)), n_features, False)
     except (KeyError, ValueError, UnicodeDecodeError) as exc:
         raise RegistryError(f"These bytes are not a LightGBM model in text form: {exc!r}.") from exc

@@ -21,6 +21,10 @@ from levibot.market.bars import FloatArray
 _THREADS = 1
 _MAX_BIN = 64
 
+_WHOLE_NUMBERS = ("left_children", "right_children", "parents", "split_indices", "default_left", "split_type")
+_NUMBERS = ("split_conditions", "base_weights", "loss_changes", "sum_hessian")
+_CATEGORIES = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
+
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -123,48 +127,88 @@ def as_singles(features: FloatArray) -> npt.NDArray[np.float32]:
 def read_forest(data: bytes) -> Forest:
     """The trees of a regression. Raises RegistryError on anything else."""
     try:
-        learner = json.loads(data)["learner"]
-        numbers, model = learner["learner_model_param"], learner["gradient_booster"]["model"]
-        is_ours = (
-            learner["objective"]["name"] == "reg:squarederror"
-            and learner["gradient_booster"]["name"] == "gbtree"
-            and float(numbers["base_score"].strip("[]")) == 0.0
-            and (numbers["num_class"], numbers["num_target"]) == ("0", "1")
-        )
-        n_trees = int(model["gbtree_model_param"]["num_trees"])
-        if not is_ours or len(model["trees"]) != n_trees or len(model["tree_info"]) != n_trees:
-            raise RegistryError("The XGBoost model is not a regression of one label with all of its trees.")
-        forest = Forest(tuple(_tree(tree) for tree in model["trees"]), int(numbers["num_feature"]), True)
+        whole = json.loads(data)
+        learner = whole["learner"]
+        numbers, booster = learner["learner_model_param"], learner["gradient_booster"]
+        model, objective = booster["model"], learner["objective"]
+        n_trees, n_features = int(model["gbtree_model_param"]["num_trees"]), int(numbers["num_feature"])
+        said = {
+            "version": whole["version"][0],
+            "objective": objective["name"],
+            "booster": booster["name"],
+            "base_score": float(numbers["base_score"].strip("[]")),
+            "shape": (numbers["num_class"], numbers["num_target"], numbers["boost_from_average"]),
+            "weight": objective["reg_loss_param"]["scale_pos_weight"],
+            "parallel": model["gbtree_model_param"]["num_parallel_tree"],
+            "trees": (len(model["trees"]), model["tree_info"], model["iteration_indptr"]),
+            "categories": model["cats"],
+            "names": (learner["feature_names"], learner["feature_types"], learner["attributes"]),
+        }
+        wanted = {
+            "version": 3,
+            "objective": "reg:squarederror",
+            "booster": "gbtree",
+            "base_score": 0.0,
+            "shape": ("0", "1", "0"),
+            "weight": "1",
+            "parallel": "1",
+            "trees": (n_trees, [0] * n_trees, list(range(n_trees + 1))),
+            "categories": {"enc": [], "feature_segments": [], "sorted_idx": []},
+            "names": ([], [], {}),
+        }
+        if said != wanted:
+            raise RegistryError(
+                "These bytes are not an XGBoost 3 regression of one label with all its trees."
+            )
+        trees = [_tree(number, tree, n_features) for number, tree in enumerate(model["trees"])]
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as exc:
         raise RegistryError(f"These bytes are not an XGBoost model in JSON form: {exc!r}.") from exc
+    forest = Forest(tuple(trees), n_features, True)
     forest.check()
     return forest
 
 
-def _tree(tree: dict[str, Any]) -> Tree:
-    left, right, feature, default_left = (
-        np.array(tree[name], dtype=np.intp)
-        for name in ("left_children", "right_children", "split_indices", "default_left")
-    )
-    condition = np.array(tree["split_conditions"], dtype=np.float32).astype(np.float64)
+def _tree(number: int, tree: dict[str, Any], n_features: int) -> Tree:
     n_nodes = int(tree["tree_param"]["num_nodes"])
-    lengths = {len(part) for part in (left, right, feature, default_left, condition)}
-    lengths |= {
-        len(tree[name]) for name in ("base_weights", "loss_changes", "parents", "sum_hessian", "split_type")
+    parts = {name: np.array(tree[name]) for name in (*_WHOLE_NUMBERS, *_NUMBERS)}
+    is_whole = all(parts[name].dtype.kind == "i" for name in _WHOLE_NUMBERS)
+    is_number = all(parts[name].dtype.kind in "if" for name in _NUMBERS)
+    said = {
+        "id": tree["id"],
+        "lengths": {part.shape for part in parts.values()},
+        "param": tree["tree_param"],
+        "categories": [tree[name] for name in _CATEGORIES],
+        "split_types": int(parts["split_type"].any()),
     }
-    if lengths != {n_nodes} or any(tree["split_type"]) or tree["categories"]:
-        raise RegistryError(f"A tree of the XGBoost model says it has {n_nodes} nodes and has {lengths}.")
+    wanted = {
+        "id": number,
+        "lengths": {(n_nodes,)},
+        "param": {
+            "num_deleted": "0",
+            "num_feature": str(n_features),
+            "num_nodes": str(n_nodes),
+            "size_leaf_vector": "1",
+        },
+        "categories": [[]] * len(_CATEGORIES),
+        "split_types": 0,
+    }
+    left, right = parts["left_children"], parts["right_children"]
+    if said != wanted or not (is_whole and is_number):
+        raise RegistryError(
+            f"Tree {number} of the XGBoost model is not a tree of {n_nodes} nodes as we grow it."
+        )
     is_leaf = left == -1
-    # Children as Tree counts them: inner nodes and leaves each from 0, a leaf as ~number.
-    number = np.where(is_leaf, ~(np.cumsum(is_leaf) - 1), np.cumsum(~is_leaf) - 1)
     children = np.concatenate([left[~is_leaf], right[~is_leaf]])
     if not ((children > 0) & (children < n_nodes)).all() or (right[is_leaf] != -1).any():
-        raise RegistryError("A tree of the XGBoost model has children that are not there.")
+        raise RegistryError(f"Tree {number} of the XGBoost model has children that are not there.")
+    # Children as Tree counts them: inner nodes and leaves each from 0, a leaf as ~number.
+    counted = np.where(is_leaf, ~(np.cumsum(is_leaf) - 1), np.cumsum(~is_leaf) - 1)
+    condition = parts["split_conditions"].astype(np.float32).astype(np.float64)
     return Tree(
-        feature[~is_leaf],
+        parts["split_indices"][~is_leaf],
         condition[~is_leaf],
-        default_left[~is_leaf],
-        number[left[~is_leaf]],
-        number[right[~is_leaf]],
+        parts["default_left"][~is_leaf],
+        counted[left[~is_leaf]],
+        counted[right[~is_leaf]],
         condition[is_leaf],
     )
