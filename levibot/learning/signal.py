@@ -101,13 +101,18 @@ class SignalModel:
         Reads the last `window_bars` rows; with fewer it uses what there is. Raises DataError on another
         shape.
         """
-        return self.evaluate(window[-self.window_bars :]).row(-1)
+        window = window[-self.window_bars :]
+        return self._evaluate(window, max(0, len(window) - self.parameters.window_bars)).row(-1)
 
     def evaluate(self, features: FloatArray) -> Signals:
         """Signals of every row, (T, S) each, from features (T, S, F). Row t reads `window_bars` rows up to t.
 
         The same code serves one row and backtests a history. Raises DataError on no rows or another shape.
         """
+        return self._evaluate(features, 0)
+
+    def _evaluate(self, features: FloatArray, first: int) -> Signals:
+        """`evaluate`, with opinions of the rows from `first` on; those before are only read by sequences."""
         n_symbols, n_features = len(self.symbols), len(self.feature_names)
         if features.ndim != 3 or features.shape[0] == 0 or features.shape[1:] != (n_symbols, n_features):
             raise DataError(
@@ -120,6 +125,7 @@ class SignalModel:
         slow_volatility = features[:, :, self._column["vol_slow"]]
         has_signal = np.isfinite(trend) & np.isfinite(strength) & np.isfinite(volatility + slow_volatility)
 
+        has_signal[:first] = False
         points = Samples(features, *np.nonzero(has_signal))
         opinions, probability_up, expected = (np.zeros_like(trend) for _ in range(3))
         longest = max(self.parameters.horizons_bars)
