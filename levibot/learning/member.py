@@ -9,11 +9,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from levibot.errors import RegistryError
 from levibot.learning.calibration import Platt, calibration_error, fit_platt
 from levibot.learning.models.kinds import ModelParameters, fit, from_bytes, kind_of
 from levibot.learning.models.lesson import Lesson
 from levibot.learning.models.model import Kind, Model
+from levibot.learning.models.onnx_model import OnnxModel
 from levibot.learning.models.sequence import Samples, Sequence
+from levibot.learning.models.served_form import ServedForm
 from levibot.learning.walk_forward import BoolArray
 from levibot.market.bars import FloatArray
 
@@ -38,11 +41,15 @@ class Horizon:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Models of one kind, each with its own seed and rows; their mean predicts. All predict H horizons."""
+    """Models of one kind, each with its own seed and rows; their mean predicts. All predict H horizons.
+
+    forms: in which each model is served; empty where no export was made and the models themselves predict.
+    """
 
     kind: Kind
     horizons: tuple[Horizon, ...]
     models: tuple[Model, ...]
+    forms: tuple[ServedForm, ...] = ()
 
     @property
     def sequence(self) -> Sequence:
@@ -51,7 +58,12 @@ class Member:
 
     def predict(self, samples: Samples) -> FloatArray:
         """(N, H): volatility-scaled return over each horizon, less its `label_mean`."""
-        predicted: FloatArray = np.mean([model.predict(samples) for model in self.models], axis=0)
+        forms = self.forms or (None,) * len(self.models)
+        predictors = [
+            model if form is None or form.onnx is None else form.onnx
+            for model, form in zip(self.models, forms, strict=True)
+        ]
+        predicted: FloatArray = np.mean([one.predict(samples) for one in predictors], axis=0)
         return predicted
 
     def predict_proba(self, samples: Samples) -> FloatArray:
@@ -63,9 +75,20 @@ class Member:
     def to_files(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The numbers as JSON values, and the models as named files."""
         bars = "_".join(f"h{part.bars}" for part in self.horizons)
-        names = [f"{self.kind}_{bars}_{k}.{model.suffix}" for k, model in enumerate(self.models)]
-        numbers = {"kind": self.kind, "horizons": [asdict(part) for part in self.horizons], "models": names}
-        return numbers, {name: m.to_bytes() for name, m in zip(names, self.models, strict=True)}
+        names = [f"{self.kind}_{bars}_{k}" for k in range(len(self.models))]
+        files = {f"{name}.{m.suffix}": m.to_bytes() for name, m in zip(names, self.models, strict=True)}
+        numbers: dict[str, Any] = {
+            "kind": self.kind,
+            "horizons": [asdict(part) for part in self.horizons],
+            "models": list(files),
+            "forms": [],
+        }
+        for name, form in zip(names, self.forms, strict=False):
+            onnx_file = None if form.onnx is None else f"{name}.onnx"
+            numbers["forms"].append({"report": dict(form.report), "onnx": onnx_file})
+            if onnx_file is not None and form.onnx is not None:
+                files[onnx_file] = form.onnx.data
+        return numbers, files
 
     @classmethod
     def from_files(cls, numbers: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
@@ -81,7 +104,15 @@ class Member:
             for part in numbers["horizons"]
         )
         models = tuple(from_bytes(numbers["kind"], files[name]) for name in numbers["models"])
-        return cls(models[0].kind, horizons, models)
+        forms = tuple(
+            ServedForm(
+                form["report"], None if form["onnx"] is None else OnnxModel.from_bytes(files[form["onnx"]])
+            )
+            for form in numbers["forms"]
+        )
+        if len(forms) not in (0, len(models)):
+            raise RegistryError(f"{len(models)} models of a member are served in {len(forms)} forms.")
+        return cls(models[0].kind, horizons, models, forms)
 
 
 def learn(

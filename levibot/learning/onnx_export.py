@@ -8,12 +8,13 @@ the model itself is served, and the result says so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from levibot.errors import DataError
+from levibot.learning.member import Member
 from levibot.learning.models.lightgbm import LightGBMModel
 from levibot.learning.models.linear import LinearModel
 from levibot.learning.models.lstm import LSTMModel
@@ -21,7 +22,9 @@ from levibot.learning.models.model import Kind, Model
 from levibot.learning.models.onnx_graph import to_onnx
 from levibot.learning.models.onnx_model import OnnxModel
 from levibot.learning.models.sequence import Samples, Sequence
+from levibot.learning.models.served_form import ServedForm
 from levibot.learning.models.xgboost import XGBoostModel
+from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray
 
 # In units of the label, whose standard deviation is about 1.
@@ -50,6 +53,9 @@ class Export:
     served: Form
     why: str
 
+    def served_form(self) -> ServedForm:
+        return ServedForm(self.to_json(), OnnxModel.from_bytes(self.onnx) if self.served == "onnx" else None)
+
     def to_json(self) -> dict[str, Any]:
         """What the metadata of a version say of it; JSON values."""
         return {
@@ -62,6 +68,22 @@ class Export:
                 for name, difference in self.largest_differences.items()
             },
         }
+
+
+def export_signal(model: SignalModel, features: FloatArray, *, rng: np.random.Generator) -> SignalModel:
+    """The same signal, its models in the form in which they are served.
+
+    features: (T, S, F) that the model was trained on. What was found is in the model's metadata. Raises
+    DataError where no row has a feature.
+    """
+    points = Samples(features, *np.nonzero(np.isfinite(features).any(axis=2)))
+    return replace(model, learned=tuple(export_member(member, points, rng=rng) for member in model.learned))
+
+
+def export_member(member: Member, training: Samples, *, rng: np.random.Generator) -> Member:
+    """The same member, each of its models in the form in which it is served. Raises DataError."""
+    forms = tuple(export(model, training, rng=rng).served_form() for model in member.models)
+    return replace(member, forms=forms)
 
 
 def export(model: Model, training: Samples, *, rng: np.random.Generator) -> Export:

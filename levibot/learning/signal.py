@@ -172,6 +172,7 @@ class SignalModel:
             "train_end": self.train_end.isoformat(),
             "seed": self.seed,
             "data_hash": self.data_hash,
+            "served": [dict(form.report) for member in self.learned for form in member.forms],
         }
 
     def to_files(self) -> dict[str, bytes]:

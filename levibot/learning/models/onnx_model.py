@@ -29,6 +29,7 @@ _FATAL = 4
 class OnnxModel:
     """The graph that `onnx_graph.to_onnx` made of a model, on one thread. Safe to share between threads."""
 
+    data: bytes
     session: onnxruntime.InferenceSession
     sequence: Sequence
     n_features: int
@@ -64,4 +65,4 @@ class OnnxModel:
             raise RegistryError(
                 f"The ONNX graph is of {names} and {source.shape}, which no model of ours is."
             )
-        return cls(session, Sequence(steps, every_bars), n_features, n_horizons)
+        return cls(data, session, Sequence(steps, every_bars), n_features, n_horizons)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,6 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from levibot.errors import DataError, RegistryError
+from levibot.learning.calibration import Platt
+from levibot.learning.member import Horizon, Member
 from levibot.learning.models.kinds import ModelParameters, fit, kind_of
 from levibot.learning.models.lesson import Lesson
 from levibot.learning.models.lightgbm import LightGBMModel, LightGBMParameters
@@ -21,7 +24,7 @@ from levibot.learning.models.onnx_graph import to_onnx
 from levibot.learning.models.onnx_model import OnnxModel
 from levibot.learning.models.sequence import Samples
 from levibot.learning.models.xgboost import XGBoostParameters
-from levibot.learning.onnx_export import LARGEST_DIFFERENCE, export, judge
+from levibot.learning.onnx_export import LARGEST_DIFFERENCE, export, export_member, judge
 
 N_ROWS, N_SYMBOLS = 400, 2
 KINDS: tuple[ModelParameters, ...] = (
@@ -158,3 +161,30 @@ def test_trees_without_a_split_have_an_onnx_form() -> None:
 def test_an_export_needs_points(trees: Model) -> None:
     with pytest.raises(DataError, match="there are none"):
         export(trees, Samples(POINTS.features, POINTS.row[:0], POINTS.column[:0]), rng=rng())
+
+
+def member_of(model: Model) -> Member:
+    horizon = Horizon(8, 1.0, 0.0, Platt(1.0, 0.0), 0.01)
+    return Member(model.kind, (horizon,), (model,))
+
+
+def test_a_member_serves_the_form_that_passed_and_stores_both(model: Model) -> None:
+    exported = export_member(member_of(model), POINTS, rng=rng())
+    numbers, files = exported.to_files()
+    assert {name.rsplit(".")[1] for name in files} == {model.suffix, "onnx"}
+    loaded = Member.from_files(json.loads(json.dumps(numbers)), files)
+    assert loaded.to_files() == (numbers, files)
+    served = OnnxModel.from_bytes(to_onnx(model)).predict(POINTS)
+    np.testing.assert_array_equal(loaded.predict(POINTS), served)
+    with pytest.raises(RegistryError, match="1 models of a member are served in 2 forms"):
+        Member.from_files(numbers | {"forms": numbers["forms"] * 2}, files)
+
+
+def test_a_member_whose_export_failed_serves_the_model_and_says_why(trees: Model) -> None:
+    shifted = changed(trees, "leaf_weights", lambda weights: weights + 0.01)
+    form = judge(trees, shifted, POINTS, rng=rng()).served_form()
+    numbers, files = replace(member_of(trees), forms=(form,)).to_files()
+    assert [name.rsplit(".")[1] for name in files] == ["txt"]
+    loaded = Member.from_files(numbers, files)
+    np.testing.assert_array_equal(loaded.predict(POINTS), trees.predict(POINTS))
+    assert "more than the 1e-05" in loaded.forms[0].report["why"]

@@ -16,6 +16,7 @@ from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.models.lstm import LSTMParameters
 from levibot.learning.models.xgboost import XGBoostParameters
+from levibot.learning.onnx_export import export_signal
 from levibot.learning.past import ComputedPast, Knowledge
 from levibot.learning.signal import SignalModel, SignalParameters, Signals
 from levibot.learning.training import SIGNAL, TrainingParameters, needed_bars, train
@@ -232,9 +233,8 @@ def four_kinds(panel: Panel, features: FloatArray) -> SignalModel:
         xgboost=XGBoostParameters(trees=20),
         lstm=LSTMParameters(units=4, epochs=2),
     )
-    return train(
-        panel, view=CORE, seed=2, train_start=START, train_end=FIT_AT, features=features, training=training
-    )
+    known = ComputedPast(panel, CORE, SIGNAL.horizons_bars, features).at(FIT_AT)
+    return train(known, seed=2, train_start=START, training=training)
 
 
 def test_four_kinds_learn_and_a_net_reads_further_back(four_kinds: SignalModel, model: SignalModel) -> None:
@@ -256,3 +256,16 @@ def test_four_kinds_serve_what_they_backtested(four_kinds: SignalModel, features
             np.testing.assert_allclose(served, backtested, rtol=1e-9, atol=1e-15)
         short = loaded.signals(window[1:]).target_position
         assert not np.allclose(short, batch.target_position[row], rtol=1e-9, atol=0.0)
+
+
+def test_an_exported_signal_says_the_same(four_kinds: SignalModel, features: FloatArray) -> None:
+    exported = export_signal(four_kinds, features, rng=np.random.default_rng(0))
+    metadata = json.loads(json.dumps(exported.metadata(), allow_nan=False))
+    loaded = SignalModel.from_files(metadata, exported.to_files())
+    assert loaded.metadata() == metadata
+    n_models = sum(len(member.models) for member in four_kinds.learned)
+    assert [form["served"] for form in metadata["served"]] == ["onnx"] * n_models
+    window = features[-loaded.window_bars :]
+    for field in FIELDS:
+        served, native = getattr(loaded.signals(window), field), getattr(four_kinds.signals(window), field)
+        np.testing.assert_allclose(served, native, rtol=1e-4, atol=1e-7)
