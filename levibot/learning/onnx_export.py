@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from levibot.errors import DataError
-from levibot.learning.member import Member
+from levibot.learning.learned import Learned
 from levibot.learning.models.lightgbm import LightGBMModel
 from levibot.learning.models.linear import LinearModel
 from levibot.learning.models.lstm import LSTMModel
@@ -80,7 +80,7 @@ def export_signal(model: SignalModel, features: FloatArray, *, rng: np.random.Ge
     return replace(model, learned=tuple(export_member(member, points, rng=rng) for member in model.learned))
 
 
-def export_member(member: Member, training: Samples, *, rng: np.random.Generator) -> Member:
+def export_member(member: Learned, training: Samples, *, rng: np.random.Generator) -> Learned:
     """The same member, each of its models in the form in which it is served. Raises DataError."""
     forms = tuple(export(model, training, rng=rng).served_form() for model in member.models)
     return replace(member, forms=forms)

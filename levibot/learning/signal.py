@@ -1,14 +1,14 @@
 """The model that is trained, registered and served: features in, a probability and a target position out.
 
-Three parts, each between -1 and 1, are added up for a symbol:
+Members have opinions between -1 and 1 of each symbol (levibot/learning/members.py):
 
-    T  trend: mean of tanh(trend_d) over d = 7, 14, 28, 56 days; only its long side counts
-    X  relative strength: mean of tanh(relative_trend_d) over the same d
-    G  learned: mean over the kinds of models and their horizons of a smoothed tanh(prediction / its usual
-       size); shorts count half
+    trend     mean of tanh(trend_d) over d = 7, 14, 28, 56 days; only its long side counts
+    strength  mean of tanh(relative_trend_d) over the same d
+    learned   one for each kind of models: mean over the horizons of a smoothed tanh(prediction / its usual
+              size); shorts count half
 
-    S = max(T, 0) + (G if G > 0 else G / 2) + X
-    position = S * min(1, target volatility / vol_fast) / symbols, scaled down where gross exceeds 1
+    score = 3 * sum of weight * opinion
+    position = score * min(1, target volatility / vol_fast) / symbols, scaled down where gross exceeds 1
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import numpy as np
 
 from levibot.errors import DataError, RegistryError
 from levibot.learning.labels import bars_per_year
-from levibot.learning.member import Member
+from levibot.learning.learned import Learned
+from levibot.learning.members import RULES, Opinions, prior_weights
 from levibot.learning.models.sequence import Samples
 from levibot.market.bars import FloatArray
 
@@ -88,7 +89,7 @@ class SignalModel:
     train_end: datetime
     seed: int
     data_hash: str
-    learned: tuple[Member, ...] = field(repr=False)
+    learned: tuple[Learned, ...] = field(repr=False)
 
     @property
     def window_bars(self) -> int:
@@ -107,12 +108,27 @@ class SignalModel:
     def evaluate(self, features: FloatArray) -> Signals:
         """Signals of every row, (T, S) each, from features (T, S, F). Row t reads `window_bars` rows up to t.
 
-        The same code serves one row and backtests a history. Raises DataError on no rows or another shape.
+        The members weigh what they weigh before anything is known of them. The same code serves one row and
+        backtests a history. Raises DataError on no rows or another shape.
         """
         return self._evaluate(features, 0)
 
+    def opinions(self, features: FloatArray) -> Opinions:
+        """What each member says of every row; see `evaluate`."""
+        return self._said(features, 0)[0]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The rules, then the kinds of models in the order in which they were learned."""
+        return (*RULES, *dict.fromkeys(part.kind for part in self.learned))
+
     def _evaluate(self, features: FloatArray, first: int) -> Signals:
         """`evaluate`, with opinions of the rows from `first` on; those before are only read by sequences."""
+        said, probability_up, expected_return = self._said(features, first)
+        return Signals(probability_up, expected_return, said.positions(prior_weights(said.members)))
+
+    def _said(self, features: FloatArray, first: int) -> tuple[Opinions, FloatArray, FloatArray]:
+        """Opinions, the probability that the price rises over the longest horizon, and the return expected."""
         n_symbols, n_features = len(self.symbols), len(self.feature_names)
         if features.ndim != 3 or features.shape[0] == 0 or features.shape[1:] != (n_symbols, n_features):
             raise DataError(
@@ -124,36 +140,35 @@ class SignalModel:
         volatility = features[:, :, self._column["vol_fast"]]
         slow_volatility = features[:, :, self._column["vol_slow"]]
         has_signal = np.isfinite(trend) & np.isfinite(strength) & np.isfinite(volatility + slow_volatility)
-
         has_signal[:first] = False
+
         points = Samples(features, *np.nonzero(has_signal))
-        opinions, probability_up, expected = (np.zeros_like(trend) for _ in range(3))
+        by_kind: dict[str, list[FloatArray]] = {}
+        probabilities, returns = [], []
         longest = max(self.parameters.horizons_bars)
-        n_opinions = 0
-        for member in self.learned:
-            predicted = member.predict(points)
-            for column, horizon in enumerate(member.horizons):
+        for part in self.learned:
+            predicted = part.predict(points)
+            for column, horizon in enumerate(part.horizons):
                 score = np.full_like(trend, np.nan)
                 score[has_signal] = predicted[:, column]
-                opinions += self._smoothed(np.tanh(score / horizon.usual_size))
-                n_opinions += 1
+                smoothed = self._smoothed(np.tanh(score / horizon.usual_size))
+                by_kind.setdefault(part.kind, []).append(smoothed)
                 if horizon.bars == longest:
-                    probability_up += horizon.calibration.probability(score)
-                    expected += score + horizon.label_mean
-        opinions /= n_opinions
-        n_longest = sum(horizon.bars == longest for member in self.learned for horizon in member.horizons)
-        learned = np.where(opinions > 0.0, opinions, self.parameters.short_share * opinions)
-
-        score = np.maximum(trend, 0.0) + learned + strength
+                    probabilities.append(horizon.calibration.probability(score))
+                    returns.append(score + horizon.label_mean)
+        learned = [np.mean(opinions, axis=0) for opinions in by_kind.values()]
+        short_share = self.parameters.short_share
+        halved = [np.where(opinion > 0.0, opinion, short_share * opinion) for opinion in learned]
+        values = np.stack([np.maximum(trend, 0.0), strength, *halved], axis=2)
         size = np.minimum(1.0, self.parameters.target_volatility / volatility) / n_symbols
-        position = np.where(has_signal, score * size, np.nan)
-        gross = np.nansum(np.abs(position), axis=1, keepdims=True)
-        years = longest / bars_per_year(self.interval)
-        return Signals(
-            probability_up=probability_up / n_longest,
-            expected_return=expected / n_longest * slow_volatility * np.sqrt(years),
-            target_position=position / np.maximum(gross, 1.0),
+        said = Opinions(
+            members=(*RULES, *by_kind),
+            values=np.where(has_signal[:, :, None], values, np.nan),
+            unit=np.where(has_signal, size, np.nan),
         )
+        years = longest / bars_per_year(self.interval)
+        expected_return = np.mean(returns, axis=0) * slow_volatility * np.sqrt(years)
+        return said, np.mean(probabilities, axis=0), expected_return
 
     def metadata(self) -> dict[str, Any]:
         """Everything that says what this model is and how to make it again; JSON values."""
@@ -191,7 +206,7 @@ class SignalModel:
             if metadata["kind"] != KIND:
                 raise RegistryError(f"The model is of kind {metadata['kind']!r}, not {KIND!r}.")
             numbers = json.loads(files[_FILE])
-            learned = tuple(Member.from_files(part, files) for part in numbers["learned"])
+            learned = tuple(Learned.from_files(part, files) for part in numbers["learned"])
             return cls(
                 view=metadata["view"],
                 view_version=metadata["view_version"],

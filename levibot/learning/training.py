@@ -15,7 +15,7 @@ import numpy as np
 from levibot.errors import DataError
 from levibot.features.inputs import SLOW_MIN_BARS
 from levibot.learning.labels import Labels
-from levibot.learning.member import learn
+from levibot.learning.learned import learn
 from levibot.learning.models.kinds import ModelParameters
 from levibot.learning.models.lesson import FEWEST_ROWS, Lesson
 from levibot.learning.models.lightgbm import LightGBMParameters

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from levibot.errors import DataError, RegistryError
-from levibot.learning.member import Member, learn
+from levibot.learning.learned import Learned, learn
 from levibot.learning.models.kinds import MODELS, ModelParameters, fit, from_bytes, kind_of
 from levibot.learning.models.lesson import FEWEST_ROWS, Lesson
 from levibot.learning.models.lightgbm import LightGBMParameters
@@ -75,7 +75,7 @@ def model(parameters: ModelParameters) -> Model:
 
 
 @pytest.fixture(scope="module")
-def member(parameters: ModelParameters) -> Member:
+def member(parameters: ModelParameters) -> Learned:
     return learn([lesson()], folds(), horizons_bars=(8,), parameters=parameters, seed=1)
 
 
@@ -260,7 +260,7 @@ def test_a_net_is_not_taught_by_what_overlaps_the_rows_that_judge_it() -> None:
     assert fitted(0, is_garbled=True) != fitted(0, is_garbled=False)
 
 
-def test_probabilities_are_calibrated_out_of_sample(member: Member) -> None:
+def test_probabilities_are_calibrated_out_of_sample(member: Learned) -> None:
     said = member.predict_proba(points())[:, 0]
     happened = LABEL[TAUGHT:].ravel() > 0.0
     assert ((said > 0.0) & (said < 1.0)).all()
@@ -272,15 +272,15 @@ def test_probabilities_are_calibrated_out_of_sample(member: Member) -> None:
     assert 0.0 < member.horizons[0].calibration_error < 0.06
 
 
-def test_a_member_knows_the_size_of_its_predictions_for_unseen_rows(member: Member) -> None:
+def test_a_member_knows_the_size_of_its_predictions_for_unseen_rows(member: Learned) -> None:
     unseen = np.sqrt(np.mean(member.predict(points()) ** 2))
     assert member.horizons[0].usual_size == pytest.approx(unseen, rel=0.15)
     assert member.horizons[0].label_mean == pytest.approx(LABEL[:TAUGHT].mean())
 
 
-def test_a_member_comes_back_from_its_files(member: Member) -> None:
+def test_a_member_comes_back_from_its_files(member: Learned) -> None:
     numbers, files = member.to_files()
-    loaded = Member.from_files(numbers, files)
+    loaded = Learned.from_files(numbers, files)
     assert loaded.to_files() == (numbers, files)
     np.testing.assert_array_equal(loaded.predict_proba(points()), member.predict_proba(points()))
 

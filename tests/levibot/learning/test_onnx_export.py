@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from levibot.errors import DataError, RegistryError
 from levibot.learning.calibration import Platt
-from levibot.learning.member import Horizon, Member
+from levibot.learning.learned import Horizon, Learned
 from levibot.learning.models.kinds import ModelParameters, fit, kind_of
 from levibot.learning.models.lesson import Lesson
 from levibot.learning.models.lightgbm import LightGBMModel, LightGBMParameters
@@ -163,21 +163,21 @@ def test_an_export_needs_points(trees: Model) -> None:
         export(trees, Samples(POINTS.features, POINTS.row[:0], POINTS.column[:0]), rng=rng())
 
 
-def member_of(model: Model) -> Member:
+def member_of(model: Model) -> Learned:
     horizon = Horizon(8, 1.0, 0.0, Platt(1.0, 0.0), 0.01)
-    return Member(model.kind, (horizon,), (model,))
+    return Learned(model.kind, (horizon,), (model,))
 
 
 def test_a_member_serves_the_form_that_passed_and_stores_both(model: Model) -> None:
     exported = export_member(member_of(model), POINTS, rng=rng())
     numbers, files = exported.to_files()
     assert {name.rsplit(".")[1] for name in files} == {model.suffix, "onnx"}
-    loaded = Member.from_files(json.loads(json.dumps(numbers)), files)
+    loaded = Learned.from_files(json.loads(json.dumps(numbers)), files)
     assert loaded.to_files() == (numbers, files)
     served = OnnxModel.from_bytes(to_onnx(model)).predict(POINTS)
     np.testing.assert_array_equal(loaded.predict(POINTS), served)
     with pytest.raises(RegistryError, match="1 models of a member are served in 2 forms"):
-        Member.from_files(numbers | {"forms": numbers["forms"] * 2}, files)
+        Learned.from_files(numbers | {"forms": numbers["forms"] * 2}, files)
 
 
 def test_a_member_whose_export_failed_serves_the_model_and_says_why(trees: Model) -> None:
@@ -185,6 +185,6 @@ def test_a_member_whose_export_failed_serves_the_model_and_says_why(trees: Model
     form = judge(trees, shifted, POINTS, rng=rng()).served_form()
     numbers, files = replace(member_of(trees), forms=(form,)).to_files()
     assert [name.rsplit(".")[1] for name in files] == ["txt"]
-    loaded = Member.from_files(numbers, files)
+    loaded = Learned.from_files(numbers, files)
     np.testing.assert_array_equal(loaded.predict(POINTS), trees.predict(POINTS))
     assert "more than the 1e-05" in loaded.forms[0].report["why"]

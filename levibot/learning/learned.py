@@ -40,7 +40,7 @@ class Horizon:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Learned:
     """Models of one kind, each with its own seed and rows; their mean predicts. All predict H horizons.
 
     forms: in which each model is served; empty where no export was made and the models themselves predict.
@@ -123,7 +123,7 @@ def learn(
     parameters: ModelParameters,
     seed: int,
     finished: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Member:
+) -> Learned:
     """Fit a model to each lesson, and judge the first lesson's by purged folds.
 
     lessons: labels not centred, all of the horizons `horizons_bars`. folds: (teach, judge) masks of the
@@ -149,7 +149,7 @@ def learn(
         _judged(bars, np.ascontiguousarray(score[:, h]), first.labels[:, h] > 0.0, fold, float(means[h]))
         for h, bars in enumerate(horizons_bars)
     )
-    return Member(kind_of(parameters), horizons, tuple(models[: len(lessons)]))
+    return Learned(kind_of(parameters), horizons, tuple(models[: len(lessons)]))
 
 
 def _judged(
