@@ -120,7 +120,7 @@ def trees() -> Model:
 
 
 def test_thresholds_in_single_precision_are_found_beside_them_and_nowhere_else(trees: Model) -> None:
-    """What older operators and converters of trees do: right on every row that anybody looks at."""
+    """As TreeEnsembleRegressor holds them in `nodes_values`: right on every row that anybody looks at."""
     singles = changed(trees, "nodes_splits", lambda splits: splits.astype(np.float32).astype(np.float64))
     result = judge(trees, singles, POINTS, rng=rng())
     assert result.largest_differences["near-threshold"] > LARGEST_DIFFERENCE
