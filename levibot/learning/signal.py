@@ -128,7 +128,7 @@ class SignalModel:
         return Signals(probability_up, expected_return, said.positions(prior_weights(said.members)))
 
     def _said(self, features: FloatArray, first: int) -> tuple[Opinions, FloatArray, FloatArray]:
-        """Opinions, the probability that the price rises over the longest horizon, and the return expected."""
+        """Opinions; the probability of a rise over the longest horizon, and the return expected of it."""
         n_symbols, n_features = len(self.symbols), len(self.feature_names)
         if features.ndim != 3 or features.shape[0] == 0 or features.shape[1:] != (n_symbols, n_features):
             raise DataError(

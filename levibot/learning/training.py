@@ -43,8 +43,7 @@ class TrainingParameters:
     kinds: of models. every_bars: of neighbouring rows, whose labels overlap, one in so many teaches.
     n_models: regressors a kind and horizon, each with its own seed and its own phase of those rows. n_folds:
     purged folds whose predictions give the usual size and the calibration. embargo_bars: kept between the
-    reach of a label and whatever must not see it. A net, which takes longer, has its own every_bars and
-    n_folds.
+    reach of a label and whatever must not see it. What takes longer has its own every_bars and n_folds.
     """
 
     booster: LightGBMParameters = field(default_factory=LightGBMParameters)
@@ -56,6 +55,7 @@ class TrainingParameters:
     xgboost: XGBoostParameters = field(default_factory=XGBoostParameters)
     linear: LinearParameters = field(default_factory=LinearParameters)
     lstm: LSTMParameters = field(default_factory=LSTMParameters)
+    xgboost_folds: int = 2
     lstm_every_bars: int = 8
     lstm_folds: int = 2
 
@@ -63,12 +63,9 @@ class TrainingParameters:
         """The parameters of a kind's models, and of its training."""
         if kind == "lstm":
             return self.lstm, replace(self, every_bars=self.lstm_every_bars, n_folds=self.lstm_folds)
-        others: dict[Kind, ModelParameters] = {
-            "lightgbm": self.booster,
-            "xgboost": self.xgboost,
-            "linear": self.linear,
-        }
-        return others[kind], self
+        if kind == "xgboost":
+            return self.xgboost, replace(self, n_folds=self.xgboost_folds)
+        return (self.booster if kind == "lightgbm" else self.linear), self
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -94,7 +91,8 @@ class TrainingParameters:
 
 
 SIGNAL = SignalParameters()
-TRAINING = TrainingParameters()
+# What is trained where nothing else is said.
+TRAINING = TrainingParameters(kinds=("lightgbm", "xgboost", "lstm", "linear"))
 
 
 def train(

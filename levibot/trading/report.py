@@ -15,9 +15,11 @@ from levibot.errors import DataError
 from levibot.features.side_data import attach_told
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
+from levibot.learning.market_days import market_days
+from levibot.learning.members import prior_weights
+from levibot.learning.regret import Regret, regrets
 from levibot.learning.signal import SignalParameters
 from levibot.learning.stored_past import stored_past
-from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import (
     SIGNAL,
     TRAINING,
@@ -26,19 +28,15 @@ from levibot.learning.training import (
     hash_panel,
     needed_bars,
 )
-from levibot.learning.walk_forward import BoolArray, Refit, Split, last_day_before, walk_forward
+from levibot.learning.walk_forward import Refit, Split, last_day_before, walk_forward
+from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
 from levibot.stores.frozen_history import FrozenHistories
-from levibot.trading.backtest import BacktestResult, decided_at_close, simulate
-from levibot.trading.costs import NO_COSTS, Costs
-from levibot.trading.metrics import (
-    annual_return,
-    daily_returns,
-    max_drawdown,
-    sharpe,
-    sharpe_interval,
-    turnover_per_day,
-)
+from levibot.trading.allocation import Allocation, allocate
+from levibot.trading.backtest import decided_at_close
+from levibot.trading.costs import Costs
+from levibot.trading.metrics import days_of
+from levibot.trading.performance import Performance, holding, performance, ratio_at, rebalanced_daily
 from levibot.trading.trials import Counted, count_trials
 
 if TYPE_CHECKING:
@@ -47,17 +45,21 @@ if TYPE_CHECKING:
 
 COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 DEFAULT_COSTS = Costs()
-_VERSIONS = ("lightgbm", "numba", "numpy")
+_VERSIONS = ("lightgbm", "numba", "numpy", "torch", "xgboost-cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A finished backtest. `run` says how to make it again; `to_json` is what the outside reads.
 
-    trials: what the ledger counts for this market and period, this run among them.
+    strategies: by name; the ensemble, the router, the fixed weights that both start from, each member alone,
+    and two that know nothing. regrets: what each way of weighting has missed. trials: what the ledger counts
+    for this market and period, this run among them.
     """
 
     strategies: dict[str, Performance]
+    allocation: Allocation
+    regrets: dict[str, Regret]
     cost_curve: tuple[tuple[float, float], ...]
     splits: tuple[Split, ...]
     costs: Costs
@@ -83,6 +85,8 @@ class Report:
                 name: performance.to_json() | self.trials.verdicts[name].to_json()
                 for name, performance in self.strategies.items()
             },
+            "allocation": self.allocation.to_json()
+            | {"regret": {name: way.to_json() for name, way in self.regrets.items()}},
             "cost_curve": [
                 {"cost_bps": cost_bps, "sharpe_net": _number(ratio)} for cost_bps, ratio in self.cost_curve
             ],
@@ -149,21 +153,45 @@ def run_backtest(
     opens_at, ends_at = to_datetime(panel.ts[0]), to_datetime(panel.closes_at[-1])
     splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
     with stored_past(histories, panel, view, signal.horizons_bars) as past:
-        targets = walk_forward_targets(
+        opinions = walk_forward_opinions(
             past, splits, seed=seed, signal=signal, training=training, progress=progress
         )
     test = panel.rows(slice(first, last))
-    ordered = decided_at_close(targets)[first:last]
     band = signal.no_trade_band
-    curve = tuple(
-        (bps, sharpe(_returns(test, _account(test, ordered, costs.with_total(bps), band))))
-        for bps in COST_CURVE_BPS
-    )
-    strategies = {
-        "ensemble": _performance(test, ordered, costs, band, seed),
-        "buy_and_hold": _holding(test, costs, seed),
-        "equal_weight": _performance(test, rebalanced_daily(test), costs, 0.0, seed),
+
+    def ordered(positions: FloatArray) -> FloatArray:
+        return decided_at_close(positions)[first:last]
+
+    members = {
+        member: performance(test, ordered(opinions.alone(member)), costs, band, seed)
+        for member in opinions.members
     }
+    allocation = allocate(
+        opinions.members,
+        days_of(test.closes_at),
+        np.column_stack([alone.daily_returns for alone in members.values()]),
+        market_days(panel),
+        [split.fit_at for split in splits],
+        seed=seed,
+    )
+    held = {
+        "ensemble": allocation.ensemble,
+        "router": allocation.routed,
+        "fixed_weights": np.broadcast_to(prior_weights(opinions.members), allocation.ensemble.shape),
+    }
+    orders = {
+        name: ordered(opinions.positions(allocation.of_rows(panel.closes_at, weights)))
+        for name, weights in held.items()
+    }
+    strategies = {
+        **{name: performance(test, of_name, costs, band, seed) for name, of_name in orders.items()},
+        **members,
+        "equal_weight": performance(test, rebalanced_daily(test), costs, 0.0, seed),
+        "buy_and_hold": holding(test, costs, seed),
+    }
+    curve = tuple(
+        (bps, ratio_at(test, orders["ensemble"], costs.with_total(bps), band)) for bps in COST_CURVE_BPS
+    )
     run = {
         "source": source.name,
         "symbols": list(symbols),
@@ -174,7 +202,7 @@ def run_backtest(
         "view_version": view.version,
         "seed": seed,
         "refit": refit,
-        "parameters": {"signal": signal.to_json(), "training": asdict(training)},
+        "parameters": {"signal": signal.to_json(), "training": training.to_json()},
         "versions": {"levibot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     counted = count_trials(
@@ -186,7 +214,20 @@ def run_backtest(
         end=splits[-1].test_end,
         started_at=started_at,
     )
-    return Report(strategies, curve, splits, costs, run, counted)
+    return Report(
+        strategies=strategies,
+        allocation=allocation,
+        regrets=regrets(
+            opinions.members,
+            np.column_stack([alone.daily_returns for alone in members.values()]),
+            held,
+        ),
+        cost_curve=curve,
+        splits=splits,
+        costs=costs,
+        run=run,
+        trials=counted,
+    )
 
 
 def _load(

@@ -47,6 +47,10 @@ def test_the_calibration_error_is_what_was_said_less_what_happened() -> None:
     # Said with twice the distance from one half: the error is half the mean distance that was said.
     wrong = 0.5 + (said - 0.5) / 2
     assert calibration_error(said, rng.random(len(said)) < wrong) == pytest.approx(0.075, abs=0.005)
+    # Two values, said ten times each: those that are equal share a bin.
+    told = np.array([0.2] * 10 + [0.9] * 10)
+    came = np.array([True] * 4 + [False] * 6 + [True] * 9 + [False])
+    assert calibration_error(told, came) == pytest.approx(0.1)
     assert calibration_error(np.full(100, 0.7), np.arange(100) % 10 < 7) == pytest.approx(0.0)
     with pytest.raises(DataError, match="at least one"):
         calibration_error(np.array([]), np.array([], dtype=np.bool_))

@@ -201,7 +201,9 @@ def test_the_same_inputs_train_the_same_model(panel: Panel, features: FloatArray
 
 def test_training_says_how_many_bars_it_needs(panel: Panel, features: FloatArray) -> None:
     early = START + 1_500 * HOUR
-    with pytest.raises(DataError, match=rf"at least {needed_bars(3)} bars .*; there are 1[45]\d\d\."):
+    with pytest.raises(
+        DataError, match=rf"at least {needed_bars(3, training=QUICK)} bars .*; there are 1[45]\d\d\."
+    ):
         train(known_at(early, panel, features), seed=0, train_start=START, training=QUICK)
 
 
