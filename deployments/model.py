@@ -8,6 +8,7 @@ from deployments.loopback import keep_to_loopback
 from levibot.errors import RegistryError
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel, Signals
+from levibot.learning.training import window_bars
 from levibot.market.bars import FloatArray
 from levibot.settings import Settings
 from levibot.stores.connect import open_registry
@@ -55,6 +56,11 @@ class ModelReplica:
             raise RegistryError(
                 f"Version {version} reads view {model.view_version} of {', '.join(model.symbols)}; "
                 f"this run has view {CORE.version} of {', '.join(self._symbols)}.",
+                hint=f"Train one for it: {TRAIN}",
+            )
+        if model.window_bars > window_bars():
+            raise RegistryError(
+                f"Version {version} reads {model.window_bars} rows of features; {window_bars()} are online.",
                 hint=f"Train one for it: {TRAIN}",
             )
         return model

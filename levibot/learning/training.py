@@ -22,7 +22,7 @@ from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.models.linear import LinearParameters
 from levibot.learning.models.lstm import LSTMParameters
 from levibot.learning.models.model import Kind
-from levibot.learning.models.sequence import Samples
+from levibot.learning.models.sequence import Samples, Sequence
 from levibot.learning.models.xgboost import XGBoostParameters
 from levibot.learning.past import Knowledge
 from levibot.learning.signal import SignalModel, SignalParameters
@@ -173,6 +173,12 @@ def needed_bars(
     every_bars = max(training.of(kind)[1].every_bars for kind in training.kinds)
     teaching = ceil(MIN_ROWS * every_bars / n_symbols)
     return SLOW_MIN_BARS + 1 + teaching + max(signal.horizons_bars) + 1 + training.embargo_bars
+
+
+def window_bars(signal: SignalParameters = SIGNAL, training: TrainingParameters = TRAINING) -> int:
+    """Rows of features that a model of these parameters reads for one answer."""
+    net = Sequence(training.lstm.steps, training.lstm.every_bars)
+    return signal.window_bars + (net.reach_bars if "lstm" in training.kinds else 0)
 
 
 def hash_panel(panel: Panel) -> str:
