@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from threading import Lock
 from typing import Any, TypeVar
 
 import ray
@@ -46,9 +47,18 @@ class EventLog:
 
     def __init__(self, settings: Settings) -> None:
         configure_logging(settings.log_level, NAME)
+        opening = Lock()
+
+        def open_store() -> EventStore:
+            # The first one makes the tables, and two would make them at once.
+            with opening:
+                return open_events(settings)
+
         # Opened at the first call and not here: an actor whose constructor fails is never restarted.
-        self._store = EventThread(lambda: open_events(settings))
-        self._writer = EventWriter(self._store, lambda: open_event_spool(settings))
+        # Two, since an append waits for the disk several times, and a page must not wait for an append.
+        self._writing = EventThread(open_store)
+        self._reading = EventThread(open_store)
+        self._writer = EventWriter(self._writing, lambda: open_event_spool(settings))
         # What an earlier process left on disk does not wait for the next event.
         self._starting = asyncio.get_running_loop().create_task(self._start())
 
@@ -80,7 +90,7 @@ class EventLog:
 
     async def ping(self) -> bool:
         """True once the actor and its engine answer."""
-        await self._store.ask(EventStore.ping)
+        await asyncio.gather(self._writing.ask(EventStore.ping), self._reading.ask(EventStore.ping))
         return True
 
     async def status(self) -> dict[str, int | bool | str]:
@@ -99,7 +109,8 @@ class EventLog:
         """Write what waits and let go of engine and spool."""
         await self._starting
         await self._writer.close()
-        await self._store.close()
+        await self._writing.close()
+        await self._reading.close()
 
     async def _ask(self, call: Callable[[EventStore], T]) -> T:
         # A hanging store would keep every reader for its whole time-out.
@@ -108,7 +119,7 @@ class EventLog:
                 "ClickHouse is away; events are kept on disk until it is back.",
                 hint="Try again later. Why it is away stands in the log of the process event_log.",
             )
-        return await self._store.ask(call)
+        return await self._reading.ask(call)
 
     async def _start(self) -> None:
         try:

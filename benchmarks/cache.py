@@ -1,9 +1,8 @@
 """`python -m benchmarks.cache`: a hit in process against functools.lru_cache; the hit rate on a request mix.
 
-The mix is `benchmarks/request_mix.csv`: one line a request, milliseconds since the first and the symbol. It
-is not traffic of real users, of which there is none: it was drawn once (`--draw`) from a seeded Zipf law over
-200 symbols with Poisson arrivals, and is kept so that every run replays the same requests. Time in the replay
-is the mix's own, on a clock that is moved from request to request.
+The mix is `benchmarks/request_mix.csv`, recorded of a running system by `benchmarks/record_mix.py`: a line a
+prediction, milliseconds since the first, numbers of symbol and bar. Time in the replay is the mix's own, on
+a clock that is moved from request to request.
 """
 
 from __future__ import annotations
@@ -11,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import csv
 import random
-import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
-import numpy as np
 from prometheus_client import CollectorRegistry
 
 from benchmarks.comparison import QUICK_REPEATS, REPEATS, arguments, compare, report
@@ -28,13 +26,12 @@ from levibot.stores.cache import Cache
 from levibot.telemetry.metrics import Metrics
 
 MIX = Path(__file__).with_name("request_mix.csv")
-N_REQUESTS, N_SYMBOLS, REQUESTS_PER_S, ZIPF_EXPONENT, SEED = 6_000, 200, 20.0, 1.1, 7
+SEED = 7
 # The time of a hit is the median over batches: what interrupts one batch is no part of a hit.
 BATCH, N_BATCHES, N_QUICK_BATCHES = 1_000, 200, 20
 KEYS = [f"S{i}USDT:1" for i in range(50)]
 SIGNAL = {"symbol": "BTCUSDT", "probability_up": 0.53, "target_position": 0.1, "model_version": "v1"}
 START = datetime(2024, 1, 1, tzinfo=UTC)
-BAR_S = 60
 
 
 async def load() -> dict[str, object]:
@@ -60,7 +57,7 @@ async def _hit_us(n_batches: int) -> float:
     return median(batches[1:])  # the first one fills the cache
 
 
-async def _hit_rate(mix: list[tuple[int, str]]) -> float:
+async def _hit_rate(mix: list[Request]) -> float:
     """The share of requests that the cache's own tier in this process answers."""
     clock, n_loads = ManualClock(START), 0
     cache: Cache[dict[str, object]] = Cache(
@@ -72,36 +69,30 @@ async def _hit_rate(mix: list[tuple[int, str]]) -> float:
         metrics=Metrics(CollectorRegistry()),
     )
     at_ms = 0
-    for ms, symbol in mix:
-        clock.advance((ms - at_ms) / 1000)
-        at_ms = ms
+    for asked in mix:
+        clock.advance((asked.ms - at_ms) / 1000)
+        at_ms = asked.ms
         # As the API asks: a signal is of one symbol and one bar.
-        answer = await cache.get_or_load(f"{symbol}:{ms // 1000 // BAR_S}", load)
+        answer = await cache.get_or_load(f"S{asked.symbol}USDT:{asked.bar}", load)
         n_loads += answer.tier == "loader"
     return 1.0 - n_loads / len(mix)
 
 
-def read_mix() -> list[tuple[int, str]]:
-    """(milliseconds, symbol) of each request, oldest first."""
+class Request(NamedTuple):
+    """One prediction that was asked for. ms: since the first. symbol, bar: numbers."""
+
+    ms: int
+    symbol: int
+    bar: int
+
+
+def read_mix() -> list[Request]:
+    """The recorded predictions, oldest first."""
     with MIX.open() as file:
-        return [(int(ms), symbol) for ms, symbol in csv.reader(file)]
-
-
-def draw_mix() -> list[tuple[int, str]]:
-    """The mix, from its seed."""
-    rng = np.random.default_rng(SEED)
-    weights = 1.0 / np.arange(1, N_SYMBOLS + 1) ** ZIPF_EXPONENT
-    symbols = rng.choice(N_SYMBOLS, N_REQUESTS, p=weights / weights.sum())
-    at_s = np.cumsum(rng.exponential(1.0 / REQUESTS_PER_S, N_REQUESTS))
-    return [(round(1000 * t), f"S{i}USDT") for t, i in zip(at_s - at_s[0], symbols, strict=True)]
+        return [Request(*map(int, row)) for row in csv.reader(file)]
 
 
 def main() -> None:
-    """Draw the mix, or measure."""
-    if "--draw" in sys.argv:
-        with MIX.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(draw_mix())
-        return
     options = arguments("The cache, against functools.lru_cache and on a request mix.")
     n_batches = N_QUICK_BATCHES if options.quick else N_BATCHES
     mix = read_mix()
@@ -128,8 +119,9 @@ def main() -> None:
         repeats=QUICK_REPEATS if options.quick else REPEATS,
         packages=("prometheus-client",),
         notes={
-            "mix": f"seeded, not traffic: {len(mix)} requests, Zipf {ZIPF_EXPONENT} over {N_SYMBOLS} "
-            f"symbols, {REQUESTS_PER_S:g}/s, a new key of each symbol every {BAR_S} s; 100 entries at most"
+            "mix": f"recorded: {len(mix)} predictions in {mix[-1].ms / 1000:.0f} s, of "
+            f"{len({asked.symbol for asked in mix})} symbols and {len({asked.bar for asked in mix})} bars, "
+            f"{len({asked[1:] for asked in mix})} keys in all; 100 entries at most"
         },
     )
     report(result, as_json=options.json)

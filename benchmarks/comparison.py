@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from levibot.launch.commit import current_commit
@@ -92,6 +92,11 @@ def report(result: Result, *, as_json: bool) -> None:
     else:
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
     raise SystemExit(0 if result.holds else 1)
+
+
+def p95(values: Sequence[float]) -> float:
+    """What 95 of 100 of the values are at most."""
+    return quantiles(values, n=20, method="inclusive")[-1]
 
 
 def _medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

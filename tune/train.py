@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import ray
@@ -22,13 +23,17 @@ from levibot.learning.signal import SignalModel
 from levibot.learning.training import train
 from levibot.market.bars import Panel, to_datetime, to_datetime64
 from levibot.monitoring.references import TrainingReference, publish_reference
+from levibot.resilience.idempotency import Idempotency
 from levibot.settings import Settings
-from levibot.stores.connect import open_references, open_registry, open_ticks
+from levibot.stores.connect import open_durable, open_references, open_registry, open_ticks
 from levibot.stores.embedded import endpoints
-from levibot.stores.registry import content_key
+from levibot.stores.registry_writes import RegistryWrites
 from levibot.telemetry.logging import configure_logging
 from tune.training_data import TrainingData, ask_for_export, of_bars, read_export
 
+# How long a repeat gets the first result, how long a claim outlives a job that was killed, and how long a job
+# waits for another that uploads the same: longer than the claim of a dead one.
+KEPT_S, LEASE_S, WAIT_S = 86_400.0, 20.0, 60.0
 log = structlog.get_logger()
 
 
@@ -107,24 +112,40 @@ def run(settings: Settings, until: datetime, activate: bool, export: Path | None
     seed, level = settings.seed, settings.log_level
     known = ray.put(data.known)
     model = ray.get(fit.remote(known, train_start, seed, level))
-    registry = open_registry(settings)
     metadata = {
         **model.metadata(),
         "market_id": settings.market_id,
         "source": settings.source,
         **data.metadata,
     }
-    files = model.to_files()
-    # A job that is run again, and learns the same again, makes no second version.
-    version = registry.publish(metadata, files, content_key(metadata, files))
-    if activate:
-        registry.activate(version, "trained")
+    version = asyncio.run(register(settings, metadata, model.to_files(), activate))
     log.info("model is registered", version=version, active=activate)
     # Nobody waits for it: the model serves meanwhile, and its watch begins when this is there.
     reference = ray.get(learn_reference.remote(known, train_start, model, level))
     publish_reference(open_references(settings), version, reference)
     log.info("the reference of the model is kept", version=version)
     return version
+
+
+async def register(
+    settings: Settings, metadata: Mapping[str, Any], files: Mapping[str, bytes], activate: bool
+) -> str:
+    """Publish the version and, if asked, make it live. Returns the version.
+
+    A job that is run again, and learns the same again, makes no second version.
+    """
+    redis = open_durable(settings)
+    try:
+        keys = Idempotency(redis, ttl_s=KEPT_S, lease_s=LEASE_S, wait_s=WAIT_S)
+        writes = RegistryWrites(open_registry(settings), keys)
+        published = await writes.publish(metadata, files)
+        if published.is_repeat:
+            log.info("this model was published before", version=published.result)
+        if activate:
+            await writes.activate(published.result, "trained")
+    finally:
+        await redis.aclose()
+    return str(published.result)
 
 
 def main(

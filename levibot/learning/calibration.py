@@ -10,6 +10,9 @@ import numpy.typing as npt
 from levibot.errors import DataError
 from levibot.market.bars import FloatArray
 
+# Bins of equally many predictions in which what was said is held against what happened.
+_BINS = 10
+
 _RIDGE = 1e-3
 _MAX_STEPS = 50
 
@@ -54,3 +57,22 @@ def fit_platt(score: FloatArray, happened: npt.NDArray[np.bool_]) -> Platt:
             break
     slope = float(beta[0]) / spread
     return Platt(slope, float(beta[1])) if slope > 0.0 else base
+
+
+def calibration_error(probability: FloatArray, happened: npt.NDArray[np.bool_]) -> float:
+    """Expected calibration error: how far the probabilities that were said lie from what happened.
+
+    The mean over ten bins of equally many predictions of |mean probability - share that happened| (Naeini et
+    al. 2015, with bins by rank). Never 0 in a finite sample: well-calibrated probabilities near one half give
+    about 0.4 / sqrt(N / 10). probability: (N,) of predictions that the calibration was not fitted on.
+    Raises DataError without predictions.
+    """
+    if len(probability) == 0:
+        raise DataError("A calibration is judged on at least one prediction.")
+    order = np.argsort(probability, kind="stable")
+    gaps = [
+        len(rows) * abs(float(probability[rows].mean()) - float(happened[rows].mean()))
+        for rows in np.array_split(order, _BINS)
+        if len(rows)
+    ]
+    return sum(gaps) / len(probability)

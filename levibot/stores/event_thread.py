@@ -1,4 +1,4 @@
-"""The one thread that the event store belongs to, and the bound on how many readers may wait for it."""
+"""The one thread that an event store belongs to, and the bound on how many readers may wait for it."""
 
 from __future__ import annotations
 

@@ -30,6 +30,9 @@ HOURLY = (
     "GROUP BY hour, event_type ORDER BY hour, event_type"
 )
 
+# A page is some thousand rows. A second thread has more to do with being woken than with reading.
+_READING = {"max_threads": 1}
+
 _COLUMNS = ("event_type", "symbol", "ts", "event_id", "trace_id", "payload")
 
 
@@ -91,7 +94,7 @@ class EventStore:
 
         Raises UsageError when `limit` is not in 1 … 10 000 or `since` has no time zone.
         """
-        return self._find(EventQuery(limit, event_type, symbol, since), limit)
+        return [row.event() for row in self._find(EventQuery(limit, event_type, symbol, since), limit)]
 
     def page(self, query: EventQuery) -> EventPage:
         """One page of the list, and where the next one begins.
@@ -100,10 +103,11 @@ class EventStore:
         whatever is appended meanwhile.
         """
         # One more than asked tells whether there is a next page.
-        events = self._find(query, query.limit + 1)
-        shown = tuple(events[: query.limit])
-        is_last = len(events) == len(shown)
-        return EventPage(shown, None if is_last else EventCursor(shown[-1].ts, shown[-1].event_id))
+        rows = self._find(query, query.limit + 1)
+        shown = tuple(rows[: query.limit])
+        if len(rows) == len(shown):
+            return EventPage(shown, None)
+        return EventPage(shown, EventCursor(instant(shown[-1].ts_us), shown[-1].event_id))
 
     def hourly(self, since: datetime) -> list[HourlyCount]:
         """Events an hour and type from the hour of `since` on, oldest first. A repeated append counts once.
@@ -132,7 +136,8 @@ class EventStore:
         """Give the folder free for another process."""
         self._client.close()
 
-    def _find(self, query: EventQuery, n_events: int) -> list[Event]:
+    def _find(self, query: EventQuery, n_events: int) -> list[EventRow]:
+        """The newest rows, each event once."""
         n_rows = n_events
         while True:
             # Repeats are rare. A LIMIT 1 BY would sort the whole table on every read.
@@ -141,7 +146,7 @@ class EventStore:
             for row in rows:
                 once.setdefault(row.event_id, row)
             if len(once) >= n_events or len(rows) < n_rows:
-                return [row.event() for row in list(once.values())[:n_events]]
+                return list(once.values())[:n_events]
             n_rows *= 2
 
     def _newest_rows(self, query: EventQuery, n_rows: int) -> list[EventRow]:
@@ -160,7 +165,7 @@ class EventStore:
     def _rows(self, name: str, sql: str, parameters: dict[str, Any]) -> tuple[list[EventRow], int | None]:
         """The rows, and where the window begins that they lie in, where they say so."""
         with self._asking("read", name):
-            rows = self._client.query(sql, parameters=parameters).result_rows
+            rows = self._client.query(sql, parameters=parameters, settings=_READING).result_rows
         has_window = bool(rows) and len(rows[0]) > len(EventRow._fields)
         return [EventRow(*row[: len(EventRow._fields)]) for row in rows], rows[0][-1] if has_window else None
 

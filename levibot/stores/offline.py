@@ -11,7 +11,7 @@ DuckDB locks its file: one process owns a history, and everybody else asks it or
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -273,7 +273,9 @@ class OfflineStore:
             yield writer, last_id + 1, now_us
             self._db.commit()
         except BaseException:
-            self._db.rollback()
+            # A commit that failed, as on a full disk, has ended its transaction: the error is its own.
+            with suppress(duckdb.TransactionException):
+                self._db.rollback()
             for path in writer.written:
                 path.unlink(missing_ok=True)
             raise

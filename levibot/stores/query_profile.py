@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 import structlog
 
@@ -31,7 +32,7 @@ class QueryCost:
 
 
 class QueryProfile:
-    """Adds up the queries of one process. Safe to use from any one event loop or thread at a time.
+    """Adds up the queries of one process, from any of its threads.
 
     slow_s: a query that takes longer is logged, counted, and so alerted on.
     """
@@ -40,6 +41,7 @@ class QueryProfile:
         self._slow_s = slow_s
         self._metrics = metrics
         self._costs: dict[tuple[str, str], QueryCost] = {}
+        self._adding = Lock()
 
     @contextmanager
     def measure(self, store: str, query: str) -> Iterator[None]:
@@ -55,18 +57,19 @@ class QueryProfile:
     def add(self, store: str, query: str, seconds: float, *, has_failed: bool = False) -> None:
         """Count one call that took so long."""
         key = (store, query)
-        if key not in self._costs and len(self._costs) >= MAX_NAMES:
-            key = (store, "other")
-        old = self._costs.get(key, QueryCost(*key, 0, 0, 0, 0.0, 0.0))
         is_slow = seconds > self._slow_s
-        self._costs[key] = QueryCost(
-            *key,
-            old.calls + 1,
-            old.failed + has_failed,
-            old.slow + is_slow,
-            old.total_s + seconds,
-            max(old.longest_s, seconds),
-        )
+        with self._adding:
+            if key not in self._costs and len(self._costs) >= MAX_NAMES:
+                key = (store, "other")
+            old = self._costs.get(key, QueryCost(*key, 0, 0, 0, 0.0, 0.0))
+            self._costs[key] = QueryCost(
+                *key,
+                old.calls + 1,
+                old.failed + has_failed,
+                old.slow + is_slow,
+                old.total_s + seconds,
+                max(old.longest_s, seconds),
+            )
         self._metrics.queries.labels(*key, "failed" if has_failed else "ok").inc()
         self._metrics.query_seconds.labels(*key).inc(seconds)
         if is_slow:
@@ -75,7 +78,9 @@ class QueryProfile:
 
     def top(self, n: int = 10) -> list[QueryCost]:
         """The queries that took most time altogether, most first."""
-        return sorted(self._costs.values(), key=lambda cost: cost.total_s, reverse=True)[:n]
+        with self._adding:
+            costs = list(self._costs.values())
+        return sorted(costs, key=lambda cost: cost.total_s, reverse=True)[:n]
 
 
 PROFILE = QueryProfile()

@@ -132,6 +132,21 @@ class Registry:
 
         self.files.activate(entry_after)
 
+    def newest_activation(self) -> tuple[str, str | None]:
+        """The SHA-256 of the newest activation, and the version that it names; None where it names none."""
+        newest = self.files.newest_activation()
+        if newest is None:
+            return _sha256(b""), None
+        try:
+            return _sha256(newest), _activated(newest)
+        except RegistryError:
+            return _sha256(newest), None  # a broken pointer is what an activation repairs
+
+    def key_of(self, version: str) -> str | None:
+        """What a version was published under; None where there is no whole version of that name."""
+        manifest = self._keyed(version)[1]
+        return None if manifest is None else manifest.get("key")
+
     def active(self) -> str | None:
         """The version that serves, None before the first activation. One small read."""
         newest = self.files.newest_activation()

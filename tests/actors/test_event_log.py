@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,7 +83,7 @@ async def test_all_who_wait_share_one_write(open_log: Open) -> None:
     assert await log.count() == 200
     # The engine makes a part of every write, and merges parts only later.
     query = "SELECT uniqExact(_part) FROM events"
-    n_parts = await log._store.run(lambda store: int(store._client.query(query).result_rows[0][0]))
+    n_parts = await log._writing.run(lambda store: int(store._client.query(query).result_rows[0][0]))
     assert n_parts <= 2
 
 
@@ -110,6 +111,24 @@ async def test_a_repeat_of_the_same_event_is_one_event(open_log: Open) -> None:
     written = events(1, 3)
     await outcomes(*(log.append(written) for _ in range(5)))
     assert await log.count() == 3
+
+
+async def test_a_page_does_not_wait_for_an_append(open_log: Open) -> None:
+    log = await open_log()
+    await log.append(events(1))
+    may_end = threading.Event()
+    # What holds the thread of the appends, as a disk does that is slow.
+    held = asyncio.create_task(log._writing.run(lambda _: may_end.wait()))
+    late = asyncio.create_task(log.append(events(2)))
+    try:
+        page = await asyncio.wait_for(log.page(EventQuery()), 30)
+    finally:
+        may_end.set()
+    assert [event.symbol for event in page.events] == ["S1"]
+    assert await held
+    assert await late == 1
+    # Acknowledged by one thread, and seen by the other.
+    assert {event.symbol for event in (await log.page(EventQuery())).events} == {"S1", "S2"}
 
 
 async def test_no_events_are_no_work(open_log: Open) -> None:

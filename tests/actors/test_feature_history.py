@@ -29,6 +29,7 @@ from levibot.market.bars import Bars, Panel, to_datetime
 from levibot.market.price_process import MARKET_START
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings
+from levibot.stores.event import EventRow
 from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.exports import Export
 from levibot.stores.ticks import TickStore
@@ -71,7 +72,8 @@ class Served:
         if self.vectors is None:
             raise StoreUnavailable("The event log is away.")
         events = (vector.to_event() for vector in self.vectors)
-        return EventPage(tuple(e for e in events if query.since is None or e.ts >= query.since), None)
+        shown = (e for e in events if query.since is None or e.ts >= query.since)
+        return EventPage(tuple(EventRow.of(e) for e in shown), None)
 
 
 @pytest.fixture

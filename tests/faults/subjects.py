@@ -22,6 +22,7 @@ from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
 from tests.faults.event_subjects import EventsSubject, SpooledEventsSubject
+from tests.faults.history_subject import HistorySubject
 from tests.faults.subject import HOUR, MARKET_ID, NOON, TIMEOUT_S, VIEW, Item, Subject
 
 
@@ -238,5 +239,6 @@ SUBJECTS: dict[str, Callable[[str], Coroutine[Any, Any, Subject]]] = {
     "events": EventsSubject.open,
     "spooled": SpooledEventsSubject.open,
     "models": ModelsSubject.open,
+    "history": HistorySubject.open,
     "planted": PlantedSubject.open,
 }

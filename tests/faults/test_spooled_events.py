@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from tests.faults.drill import AWAY_S, Drill, Observed
 from tests.faults.event_subjects import SERVER_TIMEOUT_S
 from tests.faults.plugin import Faults
+from tests.faults.small_disk import SmallDisk
 from tests.servers.clickhouse import ClickHouseProcess
 
 pytestmark = pytest.mark.stores
@@ -41,14 +40,8 @@ def spool(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_disk(spool: Path) -> Iterator[Path]:
     """A disk of 16 KiB for the spool alone."""
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", f"size={SMALL}", "levibot-test", str(spool)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small disk")
-    try:
+    with SmallDisk(spool, SMALL):
         yield spool
-    finally:
-        subprocess.run(["umount", "-l", str(spool)], check=True)
 
 
 def drill(server: ClickHouseProcess, spool: Path, limit_bytes: int = ROOMY) -> Drill:

@@ -28,12 +28,13 @@ from levibot.market.bars import Bars, Panel
 from levibot.market.price_process import MARKET_START
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import Settings
+from levibot.stores.connect import open_registry
 from levibot.stores.export_writer import write_export
 from levibot.stores.exports import Export
 from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
 from tune import training_data
-from tune.train import main, read_panel
+from tune.train import main, read_panel, register
 from tune.training_data import read_export
 
 HOUR = timedelta(hours=1)
@@ -171,6 +172,23 @@ def without_labels(folder: Path) -> Path:
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"labels": [label_name(8)]}))
     return copy
+
+
+@pytest.mark.stores
+async def test_a_job_that_is_run_again_makes_no_second_version(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings.load(
+        home=tmp_path,
+        postgres_dsn="postgresql://not.used/x",
+        redis_url=redis_url,
+        models_url=str(tmp_path / "models"),
+    )
+    metadata, files = {"seed": 7}, {"model.txt": b"tree\n"}
+    for _ in range(2):
+        assert await register(settings, metadata, files, activate=True) == "v0001"
+    assert await register(settings, {"seed": 8}, files, activate=False) == "v0002"
+    registry = open_registry(settings)
+    assert [info.version for info in registry.versions()] == ["v0001", "v0002"]
+    assert [entry["version"] for entry in registry.history()] == ["v0001"]
 
 
 def test_the_actor_is_asked_by_the_name_that_it_has() -> None:
