@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from levibot.errors import DataError
 from levibot.learning.search.parameters_file import FoundParameters
 from levibot.learning.search.pareto import Score, front
-from levibot.learning.search.space import Candidate
 from levibot.stores.segments import write_whole
 from tune.study import Study, StudyTrial
 
@@ -54,7 +53,7 @@ def write(study: Study, found: Found, folder: Path) -> None:
     """Write the three files into the folder, each whole or not at all."""
     plan, n_folds = study.plan, study.ladder.n_folds
     chosen = FoundParameters(
-        Candidate().with_values(found.chosen.values),
+        study.space.candidate(found.chosen.values),
         study.name,
         found.chosen.number,
         found.chosen.rungs[n_folds],

@@ -14,7 +14,7 @@ from ray import tune as ray_tune
 from levibot.learning.evidence.book import TrialBook
 from levibot.learning.search.pareto import Score
 from levibot.learning.search.rungs import Ladder
-from levibot.learning.search.space import Candidate
+from levibot.learning.search.space import Candidate, Space
 from levibot.telemetry.logging import configure_logging
 from levibot.trading.rung_score import Exam, Judged, score_rung
 
@@ -56,12 +56,15 @@ class RungTrial(ray_tune.Trainable):  # type: ignore[misc]
 
     _judged: Judged
 
-    def setup(self, config: dict[str, Any], *, judge: Judge, ladder: Ladder, level: str) -> None:
+    def setup(
+        self, config: dict[str, Any], *, judge: Judge, space: Space, ladder: Ladder, level: str
+    ) -> None:
         configure_logging(level, "search")
         # A line a checkpoint hides those that say how the search goes.
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         logging.getLogger("ray.tune").setLevel(logging.WARNING)
         self._judge = judge
+        self._space = space
         self._ladder = ladder
         self._begin(config)
 
@@ -90,5 +93,5 @@ class RungTrial(ray_tune.Trainable):  # type: ignore[misc]
             self._judged = Judged(n_folds, np.load(folder / _TARGETS, allow_pickle=False))
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._candidate = Candidate().with_values(config["values"])
+        self._candidate = self._space.candidate(config["values"])
         self._judged = self._judge.nothing()

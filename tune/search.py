@@ -72,7 +72,9 @@ def run_trials(study: Study, judge: Judge, folder: Path, running: Running) -> No
     """
     # It warns of each snapshot that a checkpoint forces: they are what a kill loses nothing by.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.ERROR)
-    sent = ray_tune.with_parameters(RungTrial, judge=judge, ladder=study.ladder, level=running.level)
+    sent = ray_tune.with_parameters(
+        RungTrial, judge=judge, space=study.space, ladder=study.ladder, level=running.level
+    )
     trainable = ray_tune.with_resources(sent, {"cpu": running.cpus})
     experiments = sorted(folder.glob("experiment-*"))
     if experiments and study.counts()["running"] and ray_tune.Tuner.can_restore(str(experiments[-1])):
@@ -147,6 +149,7 @@ def search(
         seed=settings.seed,
         n_folds=n_folds,
         judged_share=judged_share,
+        training=SPACES[space].candidate(SPACES[space].defaults).training,
         train_start=settings.train_start,
     )
     study.make(exam.to_json() | {"market_id": settings.market_id}, SPACES[space], Ladder(n_folds), n_trials)

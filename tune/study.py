@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from levibot.errors import DataError, StoreError, UsageError
 from levibot.learning.search.pareto import Score
-from levibot.learning.search.rungs import Ladder
-from levibot.learning.search.space import Candidate, Dimension, Space, Value
+from levibot.learning.search.rungs import Ladder, places
+from levibot.learning.search.space import Dimension, Space, Value
 
 # Trials that are drawn at random before a model of the space is worth more.
 N_RANDOM = 10
@@ -116,6 +116,15 @@ class Study:
         counts["left"] = max(0, self._study.user_attrs[_TARGET] - len(states) + counts["running"])
         return counts
 
+    def completed(self) -> list[tuple[float, Score]]:
+        """Of the complete trials: seconds since 1970 at which each was, and its score on all folds."""
+        n_folds = self.ladder.n_folds
+        return [
+            (trial.datetime_complete.timestamp(), _read(trial).rungs[n_folds])
+            for trial in self._trials()
+            if trial.state == TrialState.COMPLETE and trial.datetime_complete is not None
+        ]
+
     # What a session does
 
     def next(self, at_once: int, seed: int) -> tuple[int, Mapping[str, Value]] | None:
@@ -130,12 +139,12 @@ class Study:
             return orphans[0].number, orphans[0].params
         space = self.space
         # The first one is what is used without a search, so that all others stand beside it.
-        values = self._suggest(space, seed + len(trials)) if trials else space.values_of(Candidate())
+        values = self._suggest(space, seed + len(trials)) if trials else space.defaults
         space.check(values)
         new = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=dict(values),
-            distributions=_distributions(space),
+            distributions=distributions(space),
             user_attrs={_SESSION: _session()},
         )
         self._study.add_trial(new)
@@ -193,40 +202,33 @@ class Study:
             self._study.tell(number, state=TrialState.FAIL)
 
     def _suggest(self, space: Space, seed: int) -> dict[str, Value]:
-        """Values from a model of the scores at one rung: the highest that enough trials have come to.
+        """Values from a model of the places of all trials that are over, see `places`.
 
-        Scores of different budgets are never mixed (Falkner et al. 2018). Optuna's sampler cannot be given
-        the study itself: it fails on trials of two objectives that were pruned.
+        Optuna's sampler cannot be given the study itself: with two objectives it fails on pruned trials. Nor
+        can it be given the scores of one rung: on a high one only good trials have been, and what they have
+        in common looks to it like a mark of the bad ones among them.
         """
-        trials = [trial for trial in self.trials() if trial.state != "failed"]
-        judged = {
-            budget: [t for t in trials if budget in t.rungs and t.rungs[budget].is_defined]
-            for budget in self.ladder.budgets
-        }
-        budget = max((b for b in judged if len(judged[b]) >= N_RANDOM), default=self.ladder.budgets[0])
-        distributions = _distributions(space)
+        over = [trial for trial in self.trials() if trial.state in ("complete", "pruned")]
+        dimensions = distributions(space)
         with _no_warning_of_experiments():
             sampler = optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=N_RANDOM, multivariate=True, constant_liar=True
             )
-        seen = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
-        for trial in judged[budget]:
-            score = trial.rungs[budget]
+        seen = optuna.create_study(direction="minimize", sampler=sampler)
+        for trial, place in zip(over, places([trial.rungs for trial in over]), strict=True):
             seen.add_trial(
                 optuna.trial.create_trial(
-                    params=dict(trial.values),
-                    distributions=distributions,
-                    values=[score.net_sharpe, score.max_drawdown],
+                    params=dict(trial.values), distributions=dimensions, value=float(place)
                 )
             )
-        for trial in trials:
-            if trial.state == "running" and trial not in judged[budget]:
+        for trial in self.trials():
+            if trial.state == "running":
                 seen.add_trial(
                     optuna.trial.create_trial(
-                        state=TrialState.RUNNING, params=dict(trial.values), distributions=distributions
+                        state=TrialState.RUNNING, params=dict(trial.values), distributions=dimensions
                     )
                 )
-        return dict(seen.ask(distributions).params)
+        return dict(seen.ask(dimensions).params)
 
     @cached_property
     def _storage(self) -> optuna.storages.RDBStorage:
@@ -268,7 +270,8 @@ def _read(trial: FrozenTrial) -> StudyTrial:
     return StudyTrial(trial.number, state, trial.params, rungs)
 
 
-def _distributions(space: Space) -> dict[str, BaseDistribution]:
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space as Optuna names it."""
     return {dimension.name: _distribution(dimension) for dimension in space.dimensions}
 
 

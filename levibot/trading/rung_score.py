@@ -16,7 +16,7 @@ from levibot.learning.past import Past
 from levibot.learning.search.pareto import Score
 from levibot.learning.search.space import Candidate
 from levibot.learning.targets import walk_forward_targets
-from levibot.learning.training import hash_panel, needed_bars
+from levibot.learning.training import TrainingParameters, hash_panel, needed_bars
 from levibot.learning.walk_forward import Split
 from levibot.market.bars import FloatArray, to_datetime, to_datetime64
 from levibot.trading.backtest import decided_at_close, simulate
@@ -55,10 +55,12 @@ class Exam:
         seed: int,
         n_folds: int,
         judged_share: float,
+        training: TrainingParameters,
         train_start: datetime | None = None,
     ) -> Self:
         """Cut the newest `judged_share` of the past into folds; what is before only teaches.
 
+        training: of the candidates; it says how many bars must be before the first fold.
         Raises DataError when too little is before the first fold.
         """
         panel = past.panel
@@ -69,7 +71,7 @@ class Exam:
         # On bars, so that no bar lies across an edge.
         at = np.linspace((1.0 - judged_share) * len(panel), len(panel), n_folds + 1).round().astype(int)
         edges = [*(to_datetime(panel.ts[row]) for row in at[:-1]), end]
-        needed = needed_bars(len(panel.symbols))
+        needed = needed_bars(len(panel.symbols), training=training)
         if at[0] < needed or len(set(edges)) < n_folds + 1 or edges[0] <= begin:
             raise DataError(
                 f"A search needs at least {needed} bars before its first fold; there are {at[0]}.",

@@ -1,4 +1,4 @@
-"""A search with a tiny objective, as a process that can be killed: `search_driver.py CLUSTER FOLDER TRIALS`."""
+"""A search with a tiny objective, as a process that can be killed: its arguments are those of `run`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tune.study import Study
 
 SPACE = Space(
     "tiny",
+    ("lightgbm",),
     (Dimension("signal.no_trade_band", 0.002, 0.06, is_log=True), Dimension("signal.short_share", 0.0, 1.0)),
 )
 LADDER = Ladder(n_folds=4)
@@ -31,7 +32,7 @@ START, END = datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 5, 1, tzinfo=UTC)
 
 
 class TinyJudge:
-    """Two objectives that pull apart, with a ledger. Short shares in [.9, .95] fail, as data can fail a fit."""
+    """Two objectives that pull apart, with a ledger. Some short shares fail, as data can fail a fit."""
 
     def __init__(self, book: TrialBook) -> None:
         self._book = book
@@ -49,7 +50,9 @@ class TinyJudge:
         if 0.9 <= share <= 0.95:
             raise DataError("This candidate cannot be fitted.")
         time.sleep(0.03)
-        score = Score(2.0 - abs(math.log(band / 0.01)) - share + 0.1 * n_folds, -0.3 + 0.2 * share * (1 - share))
+        score = Score(
+            2.0 - abs(math.log(band / 0.01)) - share + 0.1 * n_folds, -0.3 + 0.2 * share * (1 - share)
+        )
         self._book.record(
             Scored(
                 data_hash="tiny",

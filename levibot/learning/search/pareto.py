@@ -72,6 +72,27 @@ def hypervolume(scores: Sequence[Score], worst: Score) -> float:
     return area
 
 
+def own_areas(scores: Sequence[Score]) -> list[float]:
+    """What each score of one front adds to its hypervolume; more than any other for the two ends.
+
+    Undefined ones add nothing.
+    """
+    there = [score for score in scores if score.is_defined]
+    if not there:
+        return [0.0] * len(scores)
+    ends = {max(s.net_sharpe for s in there), min(s.net_sharpe for s in there)}
+    worst = Score(min(ends), min(s.max_drawdown for s in there))
+    whole = hypervolume(there, worst)
+    return [
+        0.0
+        if not score.is_defined
+        else float("inf")
+        if score.net_sharpe in ends
+        else whole - hypervolume([*scores[:k], *scores[k + 1 :]], worst)
+        for k, score in enumerate(scores)
+    ]
+
+
 def _losses(scores: Sequence[Score]) -> FloatArray:
     values = -np.array([(s.net_sharpe, s.max_drawdown) for s in scores], dtype=np.float64).reshape(-1, 2)
     return np.where(np.isnan(values), np.inf, values)

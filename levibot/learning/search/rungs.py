@@ -6,11 +6,11 @@ candidate has the number of others that are on a better front (Deb et al. 2002) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from levibot.errors import DataError
-from levibot.learning.search.pareto import Score, front_ranks
+from levibot.learning.search.pareto import Score, front_ranks, own_areas
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +57,22 @@ class Ladder:
         ranks = front_ranks([own, *others])
         n_better = int((ranks[1:] < ranks[0]).sum())
         return n_better == 0 or n_better < self.keep_share * len(ranks) - 1e-9
+
+
+def places(rungs: Sequence[Mapping[int, Score]]) -> list[int]:
+    """The place of each candidate, 0 for the best. rungs: its scores by number of folds, at least one.
+
+    Who came to a higher rung is before who did not; on the same rung, who is on a better front; on the same
+    front, who adds more area that no other dominates. So scores of different budgets never meet.
+    """
+    order: list[int] = []
+    highest = [max(scores) for scores in rungs]
+    for rung in sorted(set(highest), reverse=True):
+        here = [k for k, reached in enumerate(highest) if reached == rung]
+        scores = [rungs[k][rung] for k in here]
+        ranks = front_ranks(scores)
+        for rank in range(int(ranks.max()) + 1):
+            level = [j for j in range(len(here)) if ranks[j] == rank]
+            own = own_areas([scores[j] for j in level])
+            order += [here[j] for _, j in sorted(zip(own, level, strict=True), key=lambda pair: -pair[0])]
+    return [order.index(k) for k in range(len(rungs))]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Self
 
 from levibot.errors import DataError
+from levibot.learning.models.model import Kind
 from levibot.learning.signal import SignalParameters
 from levibot.learning.training import TrainingParameters
 
@@ -69,21 +70,30 @@ class Dimension:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
-SpaceName = Literal["lightgbm"]
+SpaceName = Literal["lightgbm", "xgboost", "lstm", "linear", "trading"]
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The dimensions that are searched together. Two that are equal search the same."""
+    """The dimensions that are searched together. Two that are equal search the same.
+
+    kinds: of models whose opinions are traded while it is searched; whatever else is not searched is the
+    default.
+    """
 
     name: str
+    kinds: tuple[Kind, ...]
     dimensions: tuple[Dimension, ...]
 
-    def values_of(self, candidate: Candidate) -> dict[str, Value]:
-        """Where a candidate lies in this space. Raises DataError where it lies outside."""
-        values = {dimension.name: candidate.value(dimension.name) for dimension in self.dimensions}
+    def candidate(self, values: Mapping[str, Value]) -> Candidate:
+        """The point of this space. Raises DataError where it lies outside."""
         self.check(values)
-        return values
+        return Candidate().with_values({"training.kinds": self.kinds, **values})
+
+    @property
+    def defaults(self) -> dict[str, Value]:
+        """Where the parameters lie that are used without a search."""
+        return {dimension.name: Candidate().value(dimension.name) for dimension in self.dimensions}
 
     def check(self, values: Mapping[str, Value]) -> None:
         """Raises DataError unless there is a value within the limits for each dimension, and no other."""
@@ -97,37 +107,76 @@ class Space:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "dimensions": [asdict(dimension) for dimension in self.dimensions]}
+        return {
+            "name": self.name,
+            "kinds": list(self.kinds),
+            "dimensions": [asdict(dimension) for dimension in self.dimensions],
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The space again. Raises DataError on anything else."""
         try:
-            return cls(values["name"], tuple(Dimension(**one) for one in values["dimensions"]))
+            dimensions = tuple(Dimension(**one) for one in values["dimensions"])
+            return cls(values["name"], tuple(values["kinds"]), dimensions)
         except (KeyError, TypeError) as exc:
             raise DataError(f"These values are no space to search: {exc!r}.") from exc
 
 
 # What becomes of a prediction: fees decide here, whatever the model is.
-TRADING = (
+_TRADING = (
     Dimension("signal.no_trade_band", 0.002, 0.06, is_log=True),
     Dimension("signal.half_life_bars", 1.0, 12.0, is_log=True),
     Dimension("signal.short_share", 0.0, 1.0),
 )
+
+
+def _boosted(owner: str, size: Dimension) -> tuple[Dimension, ...]:
+    """What two makes of boosted trees have in common, and the size of a tree, which each says its own way."""
+    return (
+        *_TRADING,
+        size,
+        Dimension(f"{owner}.trees", 40, 300, is_log=True),
+        Dimension(f"{owner}.learning_rate", 0.005, 0.1, is_log=True),
+        Dimension(f"{owner}.min_leaf_share", 0.002, 0.05, is_log=True),
+        Dimension(f"{owner}.row_share", 0.3, 1.0),
+        Dimension(f"{owner}.column_share", 0.1, 0.9),
+        Dimension(f"{owner}.l2", 1.0, 200.0, is_log=True),
+    )
+
+
 SPACES: Mapping[SpaceName, Space] = {
     "lightgbm": Space(
         "lightgbm",
+        ("lightgbm",),
+        _boosted("training.booster", Dimension("training.booster.leaves", 4, 31, is_log=True)),
+    ),
+    "xgboost": Space(
+        "xgboost", ("xgboost",), _boosted("training.xgboost", Dimension("training.xgboost.depth", 2, 6))
+    ),
+    "lstm": Space(
+        "lstm",
+        ("lstm",),
         (
-            *TRADING,
-            Dimension("training.booster.trees", 40, 300, is_log=True),
-            Dimension("training.booster.learning_rate", 0.005, 0.1, is_log=True),
-            Dimension("training.booster.leaves", 4, 31, is_log=True),
-            Dimension("training.booster.min_leaf_share", 0.002, 0.05, is_log=True),
-            Dimension("training.booster.row_share", 0.3, 1.0),
-            Dimension("training.booster.column_share", 0.1, 0.9),
-            Dimension("training.booster.l2", 1.0, 200.0, is_log=True),
+            *_TRADING,
+            Dimension("training.lstm.units", 4, 48, is_log=True),
+            Dimension("training.lstm.steps", 4, 24, is_log=True),
+            Dimension("training.lstm.every_bars", 2, 12, is_log=True),
+            Dimension("training.lstm.dropout", 0.0, 0.6),
+            Dimension("training.lstm.learning_rate", 3e-4, 1e-2, is_log=True),
+            Dimension("training.lstm.weight_decay", 1e-3, 0.5, is_log=True),
         ),
     ),
+    "linear": Space(
+        "linear",
+        ("linear",),
+        (
+            *_TRADING,
+            Dimension("training.linear.l2", 1e-3, 10.0, is_log=True),
+            Dimension("training.linear.clip", 2.0, 10.0),
+        ),
+    ),
+    "trading": Space("trading", Candidate().training.kinds, _TRADING),
 }
 
 
@@ -151,6 +200,6 @@ def _of_type(name: str, value: Any, like: Any) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if isinstance(like, float) and is_number:
         return float(value)
-    if type(value) is not type(like):
+    if isinstance(like, float) or type(value) is not type(like):
         raise DataError(f"{name} is {value!r}: it must be of the type of {like!r}.")
     return value
