@@ -20,8 +20,10 @@ from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.onnx_export import export_signal
 from levibot.learning.past import Knowledge
+from levibot.learning.search.parameters_file import FoundParameters
+from levibot.learning.search.space import Candidate
 from levibot.learning.signal import SignalModel
-from levibot.learning.training import train
+from levibot.learning.training import SIGNAL, TRAINING, train
 from levibot.market.bars import Panel, to_datetime, to_datetime64
 from levibot.monitoring.references import TrainingReference, publish_reference
 from levibot.resilience.idempotency import Idempotency
@@ -62,7 +64,7 @@ async def read_panel(settings: Settings, until: datetime, view: FeatureView = CO
 
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
 @ray.remote(num_cpus=0.5, max_retries=2)
-def fit(known: Knowledge, train_start: datetime, seed: int, level: str) -> SignalModel:
+def fit(known: Knowledge, train_start: datetime, candidate: Candidate, seed: int, level: str) -> SignalModel:
     """Train on a worker of the cluster, where what is known is read from shared memory.
 
     The models come in the form in which they are served: ONNX where that is the same.
@@ -72,6 +74,8 @@ def fit(known: Knowledge, train_start: datetime, seed: int, level: str) -> Signa
         known,
         seed=seed,
         train_start=train_start,
+        signal=candidate.signal,
+        training=candidate.training,
         progress=lambda done, total, what: log.info("training", done=done, total=total, step=what),
     )
     first = int(np.searchsorted(known.panel.ts, to_datetime64(train_start)))
@@ -96,8 +100,29 @@ def read_data(settings: Settings, until: datetime, export: Path | None) -> Train
     return read_export(folder, CORE, settings.market_id, until)
 
 
-def run(settings: Settings, until: datetime, activate: bool, export: Path | None = None) -> str:
+def read_parameters(path: Path) -> FoundParameters:
+    """What `tune.search` found. Raises DataError where it is no such file, or of another feature view."""
+    parameters = FoundParameters.read(path)
+    view = (parameters.found_on.get("view"), parameters.found_on.get("view_version"))
+    if view != (CORE.name, CORE.version):
+        raise DataError(
+            f"The parameters {path} were found on the features {view[0]} {view[1]}; there are only "
+            f"{CORE.name} {CORE.version} now.",
+            hint="Search again.",
+        )
+    return parameters
+
+
+def run(
+    settings: Settings,
+    until: datetime,
+    activate: bool,
+    export: Path | None = None,
+    parameters: FoundParameters | None = None,
+) -> str:
     """Train on what is known, publish the version and, if asked, make it live; then learn its reference.
+
+    parameters: of a search; the defaults where there are none.
 
     Returns the version.
     """
@@ -117,12 +142,14 @@ def run(settings: Settings, until: datetime, activate: bool, export: Path | None
     )
     seed, level = settings.seed, settings.log_level
     known = ray.put(data.known)
-    model = ray.get(fit.remote(known, train_start, seed, level))
+    candidate = parameters.candidate if parameters else Candidate(SIGNAL, TRAINING)
+    model = ray.get(fit.remote(known, train_start, candidate, seed, level))
     metadata = {
         **model.metadata(),
         "market_id": settings.market_id,
         "source": settings.source,
         **data.metadata,
+        **(parameters.metadata() if parameters else {}),
     }
     version = asyncio.run(register(settings, metadata, model.to_files(), activate))
     log.info("model is registered", version=version, active=activate)
@@ -162,14 +189,18 @@ def main(
     export: Annotated[
         Path | None, typer.Option(help="Learn from this export (default: a new one of the history).")
     ] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="What `tune.search` found (default: the parameters of the code).")
+    ] = None,
 ) -> None:
     """Train a model on an export of the feature history, register it and make it live."""
     try:
         settings = Settings.load()
         configure_logging(settings.log_level, "train")
+        found = None if parameters is None else read_parameters(parameters)
         # The store may hold bars of a recorded market that lie in its future.
         known = until.replace(tzinfo=until.tzinfo or UTC) if until else settings.clock().now()
-        run(settings, known, activate, export)
+        run(settings, known, activate, export, found)
     except LeviBotError as exc:
         sys.stderr.write(f"train: {exc}\n")
         raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc
