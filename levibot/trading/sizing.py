@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -9,21 +11,26 @@ from levibot.market.bars import FloatArray
 
 
 @njit(cache=True)
-def apply_no_trade_band(target: FloatArray, weight: FloatArray, band: float, ordered: FloatArray) -> None:
-    """Write into `ordered` the targets that are worth their cost (Davis & Norman 1990).
+def ordered_beyond(target: float, weight: float, band: float) -> float:
+    """The target that is worth its cost (Davis & Norman 1990), NaN where none is.
 
-    target, weight: (S,) wanted and present position as fractions of equity; NaN target = no order.
-    band: half-width >= 0 in fractions of equity. A position within the band of its target stays (NaN);
-    one beyond it moves to the edge of the band, not to its middle. A band of 0 passes every target through.
+    target, weight: wanted and present position as fractions of equity; NaN target = no order.
+    band: half-width >= 0 in fractions of equity. A position within the band of its target stays; one beyond
+    it moves to the edge of the band, not to its middle. A band of 0 passes every target through.
     """
+    if band == 0.0:
+        return target
+    gap = target - weight
+    if np.isnan(gap) or abs(gap) <= band:
+        return np.nan
+    return target - math.copysign(band, gap)
+
+
+@njit(cache=True)
+def apply_no_trade_band(target: FloatArray, weight: FloatArray, band: float, ordered: FloatArray) -> None:
+    """Write into `ordered` (S,) what `ordered_beyond` makes of targets and weights (S,)."""
     for s in range(target.shape[0]):
-        gap = target[s] - weight[s]
-        if band == 0.0:
-            ordered[s] = target[s]
-        elif np.isnan(gap) or abs(gap) <= band:
-            ordered[s] = np.nan
-        else:
-            ordered[s] = target[s] - np.copysign(band, gap)
+        ordered[s] = ordered_beyond(target[s], weight[s], band)
 
 
 def banded(target: FloatArray, weight: FloatArray, band: float) -> FloatArray:

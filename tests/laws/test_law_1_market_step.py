@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from levibot.market.bars import FloatArray
-from levibot.trading.backtest import BacktestResult, simulate
+from levibot.trading.backtest import BacktestResult, simulate, simulate_each
 from levibot.trading.costs import NO_COSTS, Costs
-from levibot.trading.market_step import Account, Flows, market_step, step_account
+from levibot.trading.liquidity import Liquidity
+from levibot.trading.market_step import Account, Flows, market_step, rules_of, step_account
+from levibot.trading.terms import UNLIMITED, Funded, Terms
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("levibot", "actors", "deployments", "tune", "rl")
@@ -22,6 +25,8 @@ PACKAGES = ("levibot", "actors", "deployments", "tune", "rl")
 ALLOWED = {"levibot/trading/market_step.py", "levibot/trading/costs.py"}
 
 T, S = 12, 2
+# An order for half of the start equity is up to 5 % of a bar's volume.
+LIQUIDITY = Liquidity(np.full((T, S), 1e5), np.full((T, S), 0.02))
 RETURNS = hnp.arrays(np.float64, (T, S), elements=st.floats(-0.1, 0.1))
 TARGETS = hnp.arrays(np.float64, (T, S), elements=st.one_of(st.just(np.nan), st.floats(-0.5, 0.5)))
 BPS = st.floats(0.0, 50.0)
@@ -32,7 +37,7 @@ def prices(returns: FloatArray) -> FloatArray:
 
 
 def run(targets: FloatArray, price: FloatArray, costs: Costs) -> BacktestResult:
-    return simulate(targets, price, price, costs)
+    return simulate(targets, price, price, costs, liquidity=LIQUIDITY if costs.impact_bps else None)
 
 
 def worst_gain_from_cost(low: FloatArray, high: FloatArray) -> float:
@@ -40,15 +45,127 @@ def worst_gain_from_cost(low: FloatArray, high: FloatArray) -> float:
     return float(np.max(high / low - 1.0))
 
 
-@settings(deadline=None, max_examples=60)
-@given(targets=TARGETS, returns=RETURNS, cheap=BPS, extra=BPS, is_fee=st.booleans())
+@settings(deadline=None, max_examples=100)
+@given(
+    targets=TARGETS,
+    returns=RETURNS,
+    cheap=BPS,
+    extra=BPS,
+    dearer=st.sampled_from(["fee_bps", "slippage_bps", "impact_bps"]),
+)
 def test_higher_cost_never_raises_profit(
-    targets: FloatArray, returns: FloatArray, cheap: float, extra: float, is_fee: bool
+    targets: FloatArray, returns: FloatArray, cheap: float, extra: float, dearer: str
+) -> None:
+    price, costs = prices(returns), Costs(cheap, cheap, cheap)
+    low = run(targets, price, costs)
+    high = run(targets, price, replace(costs, **{dearer: cheap + extra}))
+    assert worst_gain_from_cost(low.equity, high.equity) <= 1e-12
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    targets=TARGETS,
+    returns=RETURNS,
+    rates=hnp.arrays(np.float64, (T, S), elements=st.floats(-0.001, 0.001)),
+    extra=st.floats(0.0, 0.001),
+)
+def test_higher_funding_never_raises_what_longs_earn_nor_lowers_what_shorts_earn(
+    targets: FloatArray, returns: FloatArray, rates: FloatArray, extra: float
 ) -> None:
     price = prices(returns)
-    dear = Costs(cheap + extra, cheap) if is_fee else Costs(cheap, cheap + extra)
-    low, high = run(targets, price, Costs(cheap, cheap)), run(targets, price, dear)
-    assert worst_gain_from_cost(low.equity, high.equity) <= 1e-12
+    for side in (1.0, -1.0):
+        wanted = side * np.abs(targets)
+        low, high = (
+            simulate(wanted, price, price, Costs(), funding_rate=charged).equity
+            for charged in (rates, rates + extra)
+        )
+        assert (side * (high - low)).max() <= 1e-12 * low.max()
+
+
+@settings(deadline=None, max_examples=30)
+@given(targets=TARGETS, returns=RETURNS)
+def test_only_those_pay_funding_who_hold_a_contract(targets: FloatArray, returns: FloatArray) -> None:
+    price, rates = prices(returns), np.full((T, S), 0.001)
+
+    def funding(funded: Funded, wanted: FloatArray) -> float:
+        terms = Terms(funded=funded)
+        return float(simulate(wanted, price, price, Costs(), terms=terms, funding_rate=rates).funding.sum())
+
+    longs, shorts = np.abs(targets), -np.abs(targets)
+    assert funding("shorts", longs) == funding("none", targets) == 0.0
+    assert funding("shorts", shorts) == funding("all", shorts) <= 0.0 <= funding("all", longs)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    targets=hnp.arrays(np.float64, (T, S), elements=st.one_of(st.just(np.nan), st.floats(-3.0, 3.0))),
+    returns=RETURNS,
+    gaps=hnp.arrays(np.bool_, (T, S)),
+    max_leverage=st.floats(0.1, 2.0),
+    max_notional=st.floats(1e4, 1e6),
+)
+def test_no_order_takes_an_account_beyond_its_limits(
+    targets: FloatArray, returns: FloatArray, gaps: FloatArray, max_leverage: float, max_notional: float
+) -> None:
+    """What an order leaves is within the limits at the price it fills at, or what drifted there already."""
+    fill = np.where(gaps, np.nan, prices(returns))
+    terms = Terms(max_leverage=max_leverage, max_notional=max_notional, limit_buys=False)
+    account = Account.opened(S, 1e6)
+    for t in range(T):
+        known = np.where(np.isnan(fill[t]), np.nan_to_num(account.last_price), fill[t])
+        value = account.cash + float(account.units @ known)
+        before = np.abs(account.units) * known
+        account, _, orders = market_step(
+            account, targets[t], fill=fill[t], mark=fill[t], costs=Costs(), terms=terms
+        )
+        if value <= 0.0 or not account.units.any():
+            continue
+        after = np.abs(account.units) * known
+        assert (after[orders != 0.0] <= max_notional * (1.0 + 1e-9)).all()
+        kept = before[orders == 0.0].sum()
+        assert after.sum() <= max(max_leverage * value, kept) * (1.0 + 1e-9) + 1e-6
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    targets=hnp.arrays(np.float64, (T, S), elements=st.one_of(st.just(np.nan), st.floats(-3.0, 3.0))),
+    returns=hnp.arrays(np.float64, (T, S), elements=st.floats(-0.6, 0.9)),
+    gaps=hnp.arrays(np.bool_, (2, T, S)),
+    rates=hnp.arrays(np.float64, (T, S), elements=st.floats(-0.001, 0.001)),
+    impact_bps=st.sampled_from([0.0, 10.0]),
+    band=st.sampled_from([0.0, 0.012]),
+    terms=st.builds(
+        Terms,
+        st.sampled_from(["all", "shorts", "none"]),
+        st.sampled_from([0.7, np.inf]),
+        st.sampled_from([4e5, np.inf]),
+        st.booleans(),
+    ),
+)
+def test_an_account_of_one_symbol_takes_the_same_step_bit_for_bit(
+    targets: FloatArray,
+    returns: FloatArray,
+    gaps: FloatArray,
+    rates: FloatArray,
+    impact_bps: float,
+    band: float,
+    terms: Terms,
+) -> None:
+    """The step in numbers and the step over arrays are one: with gaps, bankruptcies, limits and all costs."""
+    mark = np.where(gaps[0], np.nan, prices(returns))
+    fill = np.where(gaps[1], np.nan, prices(returns) * 1.001)
+    charged = {
+        "costs": Costs(impact_bps=impact_bps),
+        "no_trade_band": band,
+        "terms": terms,
+        "liquidity": LIQUIDITY,
+        "funding_rate": rates,
+    }
+    apart = simulate_each(targets, fill, mark, **charged)
+    for s in range(S):
+        own = charged | {"liquidity": LIQUIDITY.columns([s]), "funding_rate": rates[:, [s]]}
+        alone = simulate(targets[:, [s]], fill[:, [s]], mark[:, [s]], **own)
+        assert apart[:, s].tobytes() == alone.equity.tobytes()
 
 
 def test_a_negative_fee_would_be_seen() -> None:
@@ -57,7 +174,8 @@ def test_a_negative_fee_would_be_seen() -> None:
 
     def equity(fee_rate: float) -> float:
         state = np.zeros(1), np.full(1, np.nan), np.zeros(1)
-        flows = step_account(*state, 1e6, target, price, price, fee_rate, 0.0, np.zeros(1), True)
+        rules = rules_of(NO_COSTS, UNLIMITED)._replace(fee_rate=fee_rate)
+        flows = step_account(*state, 1e6, target, price, price, rules, np.zeros(1), np.zeros(1))
         return float(Flows(*flows).equity)
 
     assert worst_gain_from_cost(np.array([equity(0.0)]), np.array([equity(-0.001)])) > 1e-12
@@ -65,16 +183,22 @@ def test_a_negative_fee_would_be_seen() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(returns=RETURNS, fee=BPS, slippage=BPS, is_missing=st.booleans())
+@given(returns=RETURNS, bps=st.tuples(BPS, BPS, BPS), is_missing=st.booleans())
 def test_a_flat_position_earns_exactly_zero(
-    returns: FloatArray, fee: float, slippage: float, is_missing: bool
+    returns: FloatArray, bps: tuple[float, float, float], is_missing: bool
 ) -> None:
     targets = np.full((T, S), np.nan if is_missing else 0.0)
-    funding = np.full((T, S), 0.01)
+    charged = {
+        "funding_rate": np.full((T, S), 0.01),
+        "liquidity": LIQUIDITY,
+        "terms": Terms(max_leverage=1.0),
+    }
     price = prices(returns)
-    result = simulate(targets, price, price, Costs(fee, slippage), funding_rate=funding)
+    result = simulate(targets, price, price, Costs(*bps), **charged)
     assert (result.equity == result.start_equity).all()
-    assert result.turnover.sum() == result.fees.sum() == result.funding.sum() == 0.0
+    paid = (result.turnover, result.fees, result.slippage, result.impact, result.funding)
+    assert [float(of.sum()) for of in paid] == [0.0] * 5
+    assert (simulate_each(targets, price, price, Costs(*bps), **charged) == result.start_equity).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -83,13 +207,18 @@ def test_a_flat_position_earns_exactly_zero(
     returns=RETURNS,
     gaps=hnp.arrays(np.bool_, (T, S)),
     rates=hnp.arrays(np.float64, (T, S), elements=st.floats(-0.001, 0.001)),
-    fee=BPS,
-    slippage=BPS,
+    bps=st.tuples(BPS, BPS, BPS),
 )
 def test_equity_changes_by_price_moves_less_what_was_paid(
-    targets: FloatArray, returns: FloatArray, gaps: FloatArray, rates: FloatArray, fee: float, slippage: float
+    targets: FloatArray,
+    returns: FloatArray,
+    gaps: FloatArray,
+    rates: FloatArray,
+    bps: tuple[float, float, float],
 ) -> None:
-    """Units times the price move, less fees, slippage and funding, is the change of equity."""
+    """Units times the price move, less fees, slippage, impact and funding, is the change of equity."""
+    costs = Costs(*bps)
+    impact = costs.impact_per_root_unit(LIQUIDITY)
     mark = prices(returns)
     fill = np.where(gaps, np.nan, mark * 1.001)
     account = Account.opened(S, 1e6)
@@ -97,11 +226,17 @@ def test_equity_changes_by_price_moves_less_what_was_paid(
         before = account
         known = np.where(np.isnan(before.last_price), fill[t], before.last_price)
         account, flows, orders = market_step(
-            before, targets[t], fill=fill[t], mark=mark[t], costs=Costs(fee, slippage), funding_rate=rates[t]
+            before,
+            targets[t],
+            fill=fill[t],
+            mark=mark[t],
+            costs=costs,
+            impact=impact[t],
+            funding_rate=rates[t],
         )
         held = np.where(before.units == 0.0, 0.0, before.units * (mark[t] - known)).sum()
         traded = np.where(orders == 0.0, 0.0, orders * (mark[t] - fill[t])).sum()
-        paid = flows.fees + flows.slippage + flows.funding
+        paid = flows.fees + flows.slippage + flows.impact + flows.funding
         assert account.equity - before.equity == pytest.approx(held + traded - paid, abs=1e-6)
         assert account.equity == pytest.approx(account.cash + np.nansum(account.units * mark[t]), abs=1e-6)
 
@@ -139,7 +274,7 @@ def _is_of_a_step(operand: ast.expr) -> bool:
         operand = operand.value
     name = operand.attr if isinstance(operand, ast.Attribute) else getattr(operand, "id", "")
     words = set(name.split("_"))
-    return bool(words & {"fee", "fees", "slippage", "commission"}) or name == "units"
+    return bool(words & {"fee", "fees", "slippage", "impact", "commission"}) or name == "units"
 
 
 def test_no_other_module_computes_fills_or_fees() -> None:
@@ -159,6 +294,7 @@ def test_no_other_module_computes_fills_or_fees() -> None:
         "pnl = position * move - abs(change) * fee_rate",
         "cash -= notional * costs.fee_rate",
         "fill = price * (1 + slippage_rate)",
+        "fill = price * (1 + impact[s] * np.sqrt(size))",
         "equity = cash + units[s] * price[s]",
         "value = account.units * mark",
     ],

@@ -23,11 +23,14 @@ def test_costs_outside_their_limits_are_refused(bad: float) -> None:
         Costs(fee_bps=bad)
     with pytest.raises(DataError, match="slippage_bps"):
         Costs(slippage_bps=bad)
+    with pytest.raises(DataError, match="impact_bps"):
+        Costs(impact_bps=bad)
 
 
 def test_a_total_keeps_the_split() -> None:
     assert Costs().with_total(20.0) == Costs(15.0, 5.0)
     assert NO_COSTS.with_total(20.0) == Costs(20.0, 0.0)
+    assert Costs(impact_bps=7.0).with_total(20.0) == Costs(15.0, 5.0, 7.0)
 
 
 def test_a_position_within_the_band_is_left_alone() -> None:
@@ -57,6 +60,11 @@ def test_what_is_decided_at_a_close_fills_on_the_next_bar() -> None:
     shifted = decided_at_close(np.array([[0.1], [0.2], [0.3]]))
     assert np.isnan(shifted[0, 0])
     assert shifted[1:, 0].tolist() == [0.1, 0.2]
+    late = decided_at_close(np.array([[0.1], [0.2], [0.3], [0.4]]), latency_bars=2)
+    assert np.isnan(late[:3]).all()
+    assert late[3, 0] == 0.1
+    with pytest.raises(DataError, match="latency"):
+        decided_at_close(np.zeros((3, 1)), latency_bars=-1)
 
 
 def test_a_late_listing_waits_for_its_first_price() -> None:
@@ -75,7 +83,9 @@ def test_a_late_listing_waits_for_its_first_price() -> None:
         ({"fill": np.zeros((3, 1))}, "fill price is 0.0"),
         ({"no_trade_band": -0.1}, "band"),
         ({"start_equity": 0.0}, "start equity"),
-        ({"funding_rate": np.full((3, 1), NAN)}, "Funding"),
+        ({"funding_rate": np.full((3, 1), NAN)}, "funding rate is not finite"),
+        ({"funding_rate": np.zeros((2, 1))}, "Funding rates"),
+        ({"costs": Costs(impact_bps=1.0)}, "needs the liquidity"),
     ],
 )
 def test_broken_input_is_refused(change: dict[str, object], message: str) -> None:
