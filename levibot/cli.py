@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.commands import backtest, dead_letters, features, market, run, sources, stores, trials
+from levibot.commands import audit, backtest, dead_letters, features, market, run, sources, stores, trials
 from levibot.commands.shared import console
 from levibot.errors import LeviBotError, UsageError
 
@@ -29,6 +29,7 @@ for command in (
     market.predict,
     sources.sources,
     backtest.backtest,
+    audit.audit,
     stores.migrate,
 ):
     app.command()(command)

@@ -36,7 +36,6 @@ def audit(
     symbols: SymbolsOption = None,
     edge: EdgeOption = None,
     seed: SeedOption = None,
-    refit: Annotated[str, typer.Option(help="monthly, quarterly, yearly or never")] = "quarterly",
     is_full: Annotated[
         bool, typer.Option("--full", help="the controls too: many trainings over the whole period")
     ] = False,
@@ -65,7 +64,6 @@ def audit(
             seed=settings.seed,
             trials=trials,
             clock=clock,
-            refit=refit,
             is_full=is_full,
             say=at,
         )

@@ -6,7 +6,7 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -42,6 +42,9 @@ def backtest(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="write the report here ('-' for standard output)")
     ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="write the report here as one page with its plots")
+    ] = None,
 ) -> None:
     """Walk a strategy forward over a test period that it never sees early, net of costs."""
     from levibot.clock import SystemClock
@@ -53,31 +56,48 @@ def backtest(
     from levibot.stores.connect import open_trial_journal
     from levibot.stores.frozen_history import FrozenHistories
     from levibot.trading import report_file
+    from levibot.trading.audit import is_suspicious
+    from levibot.trading.audited import run_audit
     from levibot.trading.costs import Costs
     from levibot.trading.report import run_backtest
+    from levibot.trading.report_page import page
 
     settings = load_settings(source=source, market=path, symbols=symbols, edge=edge, seed=seed)
     to_stdout = json_file is not None and str(json_file) == "-"
     if json_file is not None and not to_stdout:
         report_file.check_place(json_file)
-    trials = TrialBook(
-        open_trial_journal(settings), settings.market_id, SystemClock(), git_commit=current_commit()
-    )
+    if html_file is not None:
+        report_file.check_place(html_file)
+    clock = SystemClock()
+    trials = TrialBook(open_trial_journal(settings), settings.market_id, clock, git_commit=current_commit())
     to_people = Console(stderr=True, soft_wrap=True)
-    with ConsoleSteps(to_people).step("Backtest") as at:
+    source_of_bars, steps = open_source(settings), ConsoleSteps(to_people)
+    what: dict[str, Any] = {
+        "train_start": as_utc(train_start),
+        "test_start": as_utc(test_start),
+        "test_end": end_of_day(as_utc(test_end)),
+        "seed": settings.seed,
+        "trials": trials,
+        "costs": Costs().with_total(cost_bps),
+    }
+    with steps.step("Backtest") as at:
         report = run_backtest(
-            open_source(settings),
+            source_of_bars,
             settings.symbols,
-            train_start=as_utc(train_start),
-            test_start=as_utc(test_start),
-            test_end=end_of_day(as_utc(test_end)),
-            seed=settings.seed,
-            trials=trials,
+            **what,
             histories=FrozenHistories(settings.home / HISTORIES, say=to_people.print),
-            costs=Costs().with_total(cost_bps),
-            progress=lambda done, total, what: at(f"{done}/{total} {what}"),
+            progress=lambda done, total, said: at(f"{done}/{total} {said}"),
         )
     record = report.to_json()
+    record["audit"] = None
+    if is_suspicious({name: of.sharpe_net for name, of in report.strategies.items()}):
+        # A figure that good is a leak until shown otherwise.
+        with steps.step("Audit") as at:
+            record["audit"] = run_audit(
+                source_of_bars, settings.symbols, **what, clock=clock, say=at
+            ).to_json()
+    if html_file is not None:
+        report_file.write_report(html_file, page(record, report.curves()))
     text = json.dumps(record, indent=2, allow_nan=False)
     if to_stdout:
         sys.stdout.write(text + "\n")

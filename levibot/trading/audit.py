@@ -9,7 +9,7 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -28,6 +28,7 @@ from levibot.trading.backtest import decided_at_close, simulate
 from levibot.trading.control_markets import block_permuted, time_reversed
 from levibot.trading.costs import NO_COSTS, Costs
 from levibot.trading.metrics import daily_returns
+from levibot.trading.trials import YARDSTICKS
 
 # The net Sharpe ratio above which a report audits itself.
 SUSPICIOUS_SHARPE = 2.0
@@ -43,6 +44,11 @@ _HOUR = np.timedelta64(1, "h")
 # The targets (T, S) of a past, decided at each row's close over these stretches, NaN outside of them.
 Decide = Callable[[Past, Sequence[Split]], FloatArray]
 Say = Callable[[str], None]
+
+
+def is_suspicious(net_sharpes: Mapping[str, float]) -> bool:
+    """Whether a strategy that is chosen from is too good to be believed unseen."""
+    return any(ratio > SUSPICIOUS_SHARPE for name, ratio in net_sharpes.items() if name not in YARDSTICKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +226,7 @@ def _controls(pipeline: Pipeline) -> Iterator[_Question]:
 
 
 def _largest_change(one: FloatArray, other: FloatArray) -> float:
-    """Infinite where one has a value and the other has none; NaN, which keeps no limit, with no value at all."""
+    """Infinite where one has a value and the other has none; NaN, which keeps no limit, without any value."""
     known = np.isfinite(one)
     if not np.array_equal(known, np.isfinite(other)):
         return float("inf")

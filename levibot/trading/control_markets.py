@@ -35,7 +35,9 @@ def block_permuted(panel: Panel, block_bars: int, rng: np.random.Generator) -> P
     before = np.vstack([panel.open[:1], _last_known(panel.close)[:-1]])
     # A symbol's first bar gaps from nothing.
     before = np.where(np.isnan(before), panel.open, before)
-    log = {name: np.log(getattr(panel, name)[order] / before[order]) for name in ("open", "high", "low", "close")}
+    log = {
+        name: np.log(getattr(panel, name)[order] / before[order]) for name in ("open", "high", "low", "close")
+    }
     total = np.cumsum(np.nan_to_num(log["close"]), axis=0)
     # The level before each row, from the level before each symbol's first one.
     begun = np.where(np.isnan(panel.open), np.inf, np.arange(len(panel))[:, None]).argmin(axis=0)

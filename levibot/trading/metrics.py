@@ -63,6 +63,18 @@ def sharpe(returns: FloatArray) -> float:
     return float(np.mean(returns)) / deviation * float(np.sqrt(DAYS_PER_YEAR))
 
 
+def sortino(returns: FloatArray) -> float:
+    """Annualised mean of daily returns (D,) over their downside deviation, with a target of 0.
+
+    That is the root mean square of losses, a day without one counted as zero (Sortino & Price 1994). NaN
+    without a loss.
+    """
+    downside = float(np.sqrt(np.mean(np.square(np.minimum(returns, 0.0))))) if len(returns) else 0.0
+    if downside == 0.0:
+        return float("nan")
+    return float(np.mean(returns)) / downside * float(np.sqrt(DAYS_PER_YEAR))
+
+
 def sharpe_interval(
     returns: FloatArray, *, seed: int, block_days: float = _BLOCK_DAYS, resamples: int = _RESAMPLES
 ) -> Interval:

@@ -10,15 +10,21 @@ import numpy as np
 
 from levibot.market.bars import BoolArray, FloatArray, Panel
 from levibot.trading.backtest import BacktestResult, simulate
+from levibot.trading.capacity import capacity
 from levibot.trading.costs import NO_COSTS, Costs
 from levibot.trading.metrics import (
     annual_return,
     daily_returns,
+    days_of,
     max_drawdown,
     sharpe,
     sharpe_interval,
+    sortino,
     turnover_per_day,
 )
+from levibot.trading.slices import Slice, by_year
+
+COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,9 @@ class Performance:
 
     sharpe_net, sharpe_gross: annualised from daily returns, with and without costs. sharpe_ci95: stationary
     bootstrap of sharpe_net. max_drawdown: <= 0. turnover_per_day: traded value over equity. annual_return:
-    compound, net. daily_returns: (D,) net, one a UTC day.
+    compound, net. daily_returns: (D,) net, one a UTC day. sortino: of them. years: of them by calendar year.
+    cost_curve: costs in bps a side and the net Sharpe ratio under them. capacity: see there; NaN for an
+    account that only holds.
     """
 
     sharpe_net: float
@@ -37,6 +45,10 @@ class Performance:
     turnover_per_day: float
     annual_return: float
     daily_returns: FloatArray
+    sortino: float
+    years: dict[str, Slice]
+    cost_curve: tuple[tuple[float, float], ...]
+    capacity: float
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,6 +58,10 @@ class Performance:
             "max_drawdown": _number(self.max_drawdown),
             "turnover_per_day": _number(self.turnover_per_day),
             "annual_return": _number(self.annual_return),
+            "sortino": _number(self.sortino),
+            "years": {year: of_year.to_json() for year, of_year in self.years.items()},
+            "cost_curve": curve_to_json(self.cost_curve),
+            "capacity": _number(self.capacity),
         }
 
 
@@ -86,7 +102,12 @@ def performance(test: Panel, ordered: FloatArray, costs: Costs, band: float, see
     net = _account(test, ordered, costs, band)
     gross = _account(test, ordered, NO_COSTS, band)
     levels = net.equity / net.start_equity
-    return _rated(test, _returns(test, net), _returns(test, gross), levels, net.turnover, seed)
+    curve = tuple((bps, ratio_at(test, ordered, costs.with_total(bps), band)) for bps in COST_CURVE_BPS)
+    return _rated(
+        *(test, _returns(test, net), _returns(test, gross), levels, net.turnover, seed),
+        curve=curve,
+        capacity=capacity(test, ordered, costs, band),
+    )
 
 
 def holding(test: Panel, costs: Costs, seed: int) -> Performance:
@@ -115,7 +136,15 @@ def holding(test: Panel, costs: Costs, seed: int) -> Performance:
     levels = np.concatenate(([1.0], np.cumprod(1.0 + net)[:-1]))[days]
     levels *= 1.0 + _mean_of_held(equity / begun - 1.0, held[days])
     turnover = np.mean([account.turnover for account in accounts[costs]], axis=0)
-    return _rated(test, net, gross, levels, turnover, seed)
+
+    def ratio(paid: Costs) -> float:
+        of_symbols = [simulate(orders[:, [s]], test.open[:, [s]], test.close[:, [s]], paid) for s in columns]
+        return sharpe(
+            _mean_of_held(np.column_stack([_returns(test, account) for account in of_symbols]), held)
+        )
+
+    curve = tuple((bps, ratio(costs.with_total(bps))) for bps in COST_CURVE_BPS)
+    return _rated(test, net, gross, levels, turnover, seed, curve=curve, capacity=math.nan)
 
 
 def _mean_of_held(returns: FloatArray, held: BoolArray) -> FloatArray:
@@ -125,7 +154,15 @@ def _mean_of_held(returns: FloatArray, held: BoolArray) -> FloatArray:
 
 
 def _rated(
-    test: Panel, net: FloatArray, gross: FloatArray, levels: FloatArray, turnover: FloatArray, seed: int
+    test: Panel,
+    net: FloatArray,
+    gross: FloatArray,
+    levels: FloatArray,
+    turnover: FloatArray,
+    seed: int,
+    *,
+    curve: tuple[tuple[float, float], ...],
+    capacity: float,
 ) -> Performance:
     """The figures of daily returns (D,); levels: net equity over its start, at any spacing."""
     interval = sharpe_interval(net, seed=seed)
@@ -138,7 +175,16 @@ def _rated(
         turnover_per_day=turnover_per_day(turnover, len(net)),
         annual_return=annual_return(float(levels[-1]), 1.0, n_days),
         daily_returns=net,
+        sortino=sortino(net),
+        years=by_year(days_of(test.closes_at), net),
+        cost_curve=curve,
+        capacity=capacity,
     )
+
+
+def curve_to_json(curve: tuple[tuple[float, float], ...]) -> list[dict[str, float | None]]:
+    """One object a point; a ratio that is not defined is null."""
+    return [{"cost_bps": cost_bps, "sharpe_net": _number(ratio)} for cost_bps, ratio in curve]
 
 
 def _number(value: float) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.learning.market_days import market_days
 from levibot.learning.members import prior_weights
+from levibot.learning.regime import REGIMES
 from levibot.learning.regret import Regret, regrets
 from levibot.learning.signal import SignalParameters
 from levibot.learning.stored_past import stored_past
@@ -36,14 +36,21 @@ from levibot.trading.allocation import Allocation, allocate
 from levibot.trading.backtest import decided_at_close
 from levibot.trading.costs import Costs
 from levibot.trading.metrics import days_of
-from levibot.trading.performance import Performance, holding, performance, ratio_at, rebalanced_daily
+from levibot.trading.performance import (
+    Performance,
+    curve_to_json,
+    holding,
+    performance,
+    rebalanced_daily,
+)
+from levibot.trading.report_curves import Curves
+from levibot.trading.slices import by_regime
 from levibot.trading.trials import Counted, count_trials
 
 if TYPE_CHECKING:
     from levibot.learning.evidence.book import TrialBook
     from levibot.market.sources import Source
 
-COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 DEFAULT_COSTS = Costs()
 _VERSIONS = ("lightgbm", "numba", "numpy", "torch", "xgboost-cpu")
 
@@ -82,14 +89,14 @@ class Report:
         """JSON values only; what is not defined is null."""
         return {
             **{
-                name: performance.to_json() | self.trials.verdicts[name].to_json()
+                name: performance.to_json()
+                | self.trials.verdicts[name].to_json()
+                | {"regimes": self._regimes(performance)}
                 for name, performance in self.strategies.items()
             },
             "allocation": self.allocation.to_json()
             | {"regret": {name: way.to_json() for name, way in self.regrets.items()}},
-            "cost_curve": [
-                {"cost_bps": cost_bps, "sharpe_net": _number(ratio)} for cost_bps, ratio in self.cost_curve
-            ],
+            "cost_curve": curve_to_json(self.cost_curve),
             "period": {
                 "train_start": self.splits[0].train_start.isoformat(),
                 "test_start": self.splits[0].test_start.isoformat(),
@@ -101,6 +108,21 @@ class Report:
             "run": self.run,
             "trials": self.trials.to_json(),
         }
+
+    def curves(self) -> Curves:
+        """What the page draws and the JSON does not hold: values by day."""
+        return Curves(
+            self.allocation.day,
+            {name: of.daily_returns for name, of in self.strategies.items()},
+            self.allocation.members,
+            {"ensemble": self.allocation.ensemble, "router": self.allocation.routed},
+            REGIMES,
+            self.allocation.regimes,
+        )
+
+    def _regimes(self, of_strategy: Performance) -> dict[str, Any]:
+        sliced = by_regime(of_strategy.daily_returns, self.allocation.regimes, REGIMES)
+        return {name: of_regime.to_json() for name, of_regime in sliced.items()}
 
 
 def run_backtest(
@@ -135,7 +157,7 @@ def run_backtest(
     walk_forward(train_start, test_start, test_end, refit=refit)  # Refuses a wrong order before any work.
     started_at = trials.clock.now()
     panel = trials.read(
-        train_start, test_end, lambda: _load(source, symbols, view, train_start, test_end), "backtest"
+        train_start, test_end, lambda: load_panel(source, symbols, view, train_start, test_end), "backtest"
     )
     first, last = (int(np.searchsorted(panel.ts, to_datetime64(at))) for at in (test_start, test_end))
     if first == last:
@@ -189,9 +211,6 @@ def run_backtest(
         "equal_weight": performance(test, rebalanced_daily(test), costs, 0.0, seed),
         "buy_and_hold": holding(test, costs, seed),
     }
-    curve = tuple(
-        (bps, ratio_at(test, orders["ensemble"], costs.with_total(bps), band)) for bps in COST_CURVE_BPS
-    )
     run = {
         "source": source.name,
         "symbols": list(symbols),
@@ -222,7 +241,7 @@ def run_backtest(
             np.column_stack([alone.daily_returns for alone in members.values()]),
             held,
         ),
-        cost_curve=curve,
+        cost_curve=strategies["ensemble"].cost_curve,
         splits=splits,
         costs=costs,
         run=run,
@@ -230,9 +249,10 @@ def run_backtest(
     )
 
 
-def _load(
+def load_panel(
     source: Source, symbols: tuple[str, ...], view: FeatureView, train_start: datetime, test_end: datetime
 ) -> Panel:
+    """The bars of a backtest, with those that warm the features up. Raises DataError where there are none."""
     market_start, _ = source.extent()
     if test_end <= market_start:
         raise DataError(
@@ -247,7 +267,3 @@ def _load(
             f"{empty[0]} has no bars from {start:%Y-%m-%d} to {last_day_before(test_end):%Y-%m-%d}."
         )
     return attach_told(Panel.align(bars), source, view)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -44,7 +44,7 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
     rows = Table(
         title=f"{record['run']['source']} market, {period['test_start'][:10]} to {period['test_end'][:10]}, "
         f"net of {record['costs']['total_bps']:g} bps a side",
-        caption=_count(record["trials"]),
+        caption=_count(record["trials"]) + _audited(record.get("audit")),
         width=None if is_terminal else PIPE_WIDTH,
     )
     for column in ("", "Sharpe", "95 %", "PSR", "deflated", "gross", "drawdown", "turnover/day", "annual"):
@@ -72,6 +72,15 @@ def _count(trials: dict[str, Any]) -> str:
         f"Trials counted: {trials['counted']}, worth {trials['effective']:.1f} independent ones. "
         f"Looks at the hold-out {hold_out['name']!r}: {hold_out['looks']}."
     )
+
+
+def _audited(audit: dict[str, Any] | None) -> str:
+    if audit is None:
+        return ""
+    broken = [check["name"] for check in audit["checks"] if check["holds"] is False]
+    if broken:
+        return f" A net Sharpe ratio above 2 was audited, and fails: {', '.join(broken)}."
+    return " A net Sharpe ratio above 2 was audited: every limit is kept; `levibot audit --full` asks more."
 
 
 def _number(value: float | None) -> str:

@@ -52,8 +52,12 @@ FORMULAS: Mapping[str, str] = {
     "levibot/learning/regret.py": "a formula; who asks it holds the ledger",
     "levibot/learning/voting.py": "a fit on days that are past: its weights are scored later",
     "levibot/monitoring/drift.py": "the loss of the live model on its last day: nothing is chosen by it",
+    "levibot/trading/audit.py": "controls and checks: what is earned there chooses nothing",
+    "levibot/trading/audited.py": "the same pipeline for the audit, which chooses nothing",
     "levibot/trading/backtest.py": "the account of given positions",
+    "levibot/trading/capacity.py": "how much a strategy that was counted could trade",
     "levibot/trading/metrics.py": "the formulas",
+    "levibot/trading/slices.py": "a formula over days that were counted as a whole",
     "levibot/trading/performance.py": "the figures of given orders; who asks holds the ledger",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef

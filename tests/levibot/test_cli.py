@@ -17,7 +17,7 @@ from levibot.trading import report_file
 from levibot.trading.report_file import write_report
 from tests.levibot.conftest import Command
 
-COMMANDS = ("up", "down", "status", "ingest", "predict", "sources", "backtest")
+COMMANDS = ("up", "down", "status", "ingest", "predict", "sources", "backtest", "audit")
 PERIOD = ("--train-start", "2020-01-01", "--test-start", "2020-04-20", "--test-end", "2020-04-24")
 SYMBOLS = ("--symbols", "BTCUSDT,ETHUSDT,SOLUSDT")
 

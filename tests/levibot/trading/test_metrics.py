@@ -12,6 +12,7 @@ from levibot.trading.metrics import (
     max_drawdown,
     sharpe,
     sharpe_interval,
+    sortino,
     turnover_per_day,
 )
 
@@ -44,6 +45,13 @@ def test_an_empty_curve_is_refused() -> None:
 def test_sharpe_is_mean_over_deviation_times_root_365() -> None:
     # Mean 0.01; squared deviations 0.0001, 0, 0.0001; variance over n - 1 is 0.0001.
     assert sharpe(np.array([0.00, 0.01, 0.02])) == pytest.approx(19.1049731745428)
+
+
+def test_sortino_is_the_mean_over_the_root_mean_square_loss() -> None:
+    # Mean 0.01; squared losses 0, 0.0001, 0 over three days.
+    assert sortino(np.array([0.02, -0.01, 0.02])) == pytest.approx(0.01 / np.sqrt(1e-4 / 3) * np.sqrt(365))
+    assert np.isnan(sortino(np.array([0.01, 0.0])))
+    assert np.isnan(sortino(np.array([])))
 
 
 @pytest.mark.parametrize("returns", [[], [0.01], [0.0, 0.0, 0.0], [0.1, 0.1, 0.1]])

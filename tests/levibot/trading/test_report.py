@@ -112,11 +112,20 @@ def test_the_json_has_what_the_outside_reads(report: Report) -> None:
             "psr",
             "deflated_sharpe",
             "min_track_record_days",
+            "sortino",
+            "years",
+            "regimes",
+            "cost_curve",
+            "capacity",
         }
         low, high = read[strategy]["sharpe_ci95"]
         assert low < read[strategy]["sharpe_net"] < high
         assert read[strategy]["sharpe_net"] < read[strategy]["sharpe_gross"]
         assert -1.0 <= read[strategy]["max_drawdown"] < 0.0
+        curve = [point["sharpe_net"] for point in read[strategy]["cost_curve"]]
+        assert curve == sorted(curve, reverse=True)
+        assert curve[2] == pytest.approx(read[strategy]["sharpe_net"], abs=1e-12)
+        assert [year["days"] for year in read[strategy]["years"].values()] == [62]
     assert [point["cost_bps"] for point in read["cost_curve"]] == [0, 5, 10, 15, 20, 30]
     assert read["period"]["days"] == 62
     assert read["period"]["test_end"] == "2020-08-31T00:00:00+00:00"
