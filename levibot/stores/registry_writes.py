@@ -41,23 +41,32 @@ class RegistryWrites:
             is_done=lambda version: self._registry.key_of(version) == key,
         )
 
-    async def activate(self, version: str, reason: str) -> Done:
-        """Make a version the one that serves; the result is its name.
+    async def activate(
+        self,
+        version: str,
+        reason: str,
+        *,
+        instead_of: str | None = None,
+        decision: Mapping[str, Any] | None = None,
+    ) -> Done:
+        """Make a version the one that serves; the result is its name. Parameters as `Registry.activate`.
 
-        What is asked for is to replace the activation that is the newest now: once the version serves, a
-        repeat changes nothing, and after another one has served meanwhile it is a new request.
+        What is asked for is to replace the activation `instead_of`, or the one that is the newest now: once
+        the version serves, a repeat changes nothing, and after another one has served meanwhile it is a new
+        request. A decision is always written down, also one that leaves the version that serves.
         """
         newest, active = await asyncio.to_thread(self._registry.newest_activation)
-        if active == version:
+        if active == version and decision is None:
             return Done(version, is_repeat=True)
+        expected = newest if instead_of is None else instead_of
 
         def activate() -> str:
-            self._registry.activate(version, reason)
+            self._registry.activate(version, reason, instead_of=expected, decision=decision)
             return version
 
         return await self._once(
             "activate",
-            f"{version}:after:{newest}",
+            f"{version}:after:{expected}",
             write=activate,
             is_done=lambda version: self._registry.newest_activation()[1] == version,
         )

@@ -41,7 +41,7 @@ from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
-SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v0003", "abc123", "market", "simulated", 0.01)
+SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v1.0.2", "abc123", "market", "simulated", 0.01)
 FRESH = ValueReading(0.5, Freshness.FRESH, 12.5)
 ROW = np.array([[1.5, np.nan]])
 VECTOR = FeatureReading(
@@ -93,7 +93,7 @@ class FakeFace:
         return Readiness(
             ready=self.is_ready,
             reasons=reasons,
-            model_version="v0003" if self.is_ready else None,
+            model_version="v1.0.2" if self.is_ready else None,
             market_time=NOON + timedelta(seconds=12.5),
             source=self.source,
         )
@@ -154,7 +154,7 @@ async def test_a_prediction_says_all_that_it_rests_on(client: httpx.AsyncClient)
         "probability_up": 0.53,
         "expected_return": 0.01,
         "target_position": -0.25,
-        "model_version": "v0003",
+        "model_version": "v1.0.2",
         "view_version": "abc123",
         "feature_age_s": 12.5,
         "freshness": "FRESH",
@@ -244,7 +244,7 @@ async def test_readiness_is_in_the_status_and_in_the_body(
         (NotReady("No model is active.", hint="Train one."), 503, "not_ready"),
         (StoreUnavailable("Redis is away.", hint="Wait."), 503, "store_unavailable"),
         (StoreError("Redis refused.", hint="Look."), 500, "store_error"),
-        (RegistryError("v0003 is broken.", hint="Publish it again."), 500, "registry"),
+        (RegistryError("v1.0.2 is broken.", hint="Publish it again."), 500, "registry"),
     ],
 )
 async def test_each_of_our_errors_has_its_status(

@@ -184,11 +184,11 @@ async def test_a_job_that_is_run_again_makes_no_second_version(redis_url: str, t
     )
     metadata, files = {"seed": 7}, {"model.txt": b"tree\n"}
     for _ in range(2):
-        assert await register(settings, metadata, files, activate=True) == "v0001"
-    assert await register(settings, {"seed": 8}, files, activate=False) == "v0002"
+        assert await register(settings, metadata, files, activate=True) == "v1.0.0"
+    assert await register(settings, {"seed": 8}, files, activate=False) == "v1.1.0"
     registry = open_registry(settings)
-    assert [info.version for info in registry.versions()] == ["v0001", "v0002"]
-    assert [entry["version"] for entry in registry.history()] == ["v0001"]
+    assert [info.version for info in registry.versions()] == ["v1.0.0", "v1.1.0"]
+    assert [entry["version"] for entry in registry.history()] == ["v1.0.0"]
 
 
 def test_the_actor_is_asked_by_the_name_that_it_has() -> None:
