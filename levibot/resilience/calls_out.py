@@ -159,6 +159,13 @@ CALLS = (
         "_route",
     ),
     CallOut(
+        "deployments/models.py",
+        "the model registry, and Redis for who switches",
+        ("_read", "_load", "_activate"),
+        "the list as it was last, with when and why; an activation is refused and changes nothing",
+        "list",
+    ),
+    CallOut(
         "levibot/serving/request_features.py",
         "the tick store: bars of a request",
         ("_read",),

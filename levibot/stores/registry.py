@@ -194,6 +194,11 @@ class Registry:
         except RegistryError as exc:
             return VersionInfo(version, {}, problem=str(exc))
 
+    def metadata(self, version: str) -> Mapping[str, Any]:
+        """The metadata of a version, whose files have not been read. Raises RegistryError."""
+        metadata: Mapping[str, Any] = self._manifest(version)["metadata"]
+        return metadata
+
     def history(self) -> list[dict[str, Any]]:
         """Every activation, oldest first: version, reason, at, replaced, and where there was one, a decision.
 
