@@ -31,9 +31,14 @@ class RegistryWrites:
         # One Redis may serve several registries.
         self._place = hashlib.sha256(registry.files.where.encode()).hexdigest()[:16]
 
-    async def publish(self, metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> Done:
-        """Publish a version; the result is its name. The same content is the same version."""
-        key = content_key(metadata, files)
+    async def publish(
+        self, metadata: Mapping[str, Any], files: Mapping[str, bytes], key: str | None = None
+    ) -> Done:
+        """Publish a version; the result is its name.
+
+        key: as of `Registry.publish`; None: the same content is the same version.
+        """
+        key = content_key(metadata, files) if key is None else key
         return await self._once(
             "publish",
             key,

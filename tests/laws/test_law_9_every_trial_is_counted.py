@@ -41,7 +41,7 @@ SOURCES = {
 # What turns positions into an account, and an account into a figure that one may be chosen by.
 SCORERS = {
     *("simulate", "sharpe", "sharpe_interval"),
-    *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets"),
+    *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets", "rehearse"),
 }
 RECORDERS = {"record", "count_trials"}
 HANDLE = "TrialBook"
@@ -49,6 +49,7 @@ HANDLE = "TrialBook"
 FORMULAS: Mapping[str, str] = {
     "levibot/learning/evidence/": "the formulas, and the ledger itself",
     "levibot/learning/regret.py": "a formula; who asks it holds the ledger",
+    "levibot/learning/rehearsal.py": "the account of a given model; who asks for it holds the ledger",
     "levibot/learning/voting.py": "a fit on days that are past: its weights are scored later",
     "levibot/monitoring/drift.py": "the loss of the live model on its last day: nothing is chosen by it",
     "levibot/trading/backtest.py": "the account of given positions",
