@@ -15,6 +15,7 @@ from levibot.errors import DataError
 from levibot.features.side_data import attach_told
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
+from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
 from levibot.learning.stored_past import stored_past
 from levibot.learning.targets import walk_forward_targets
@@ -142,6 +143,7 @@ def run_backtest(
     view: FeatureView = CORE,
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
+    selection: Selection | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Train on the past, trade the next stretch, move on; then the account over the whole test period.
@@ -151,6 +153,7 @@ def run_backtest(
         may warm up on bars before train_start.
     trials: where every strategy of the report is counted, and a look at the hold-out before it is read.
     histories: where the features and labels of this market are, or are put for the next run.
+    selection: of the view's features; each stretch reads those that were selected by its beginning.
     Each stretch is traded by a model made at its beginning, from what the history says was known by then.
     Decisions are taken at closes and filled at the next open, the first of them at the open of test_start.
     Raises DataError when the history is too short, StoreError when a trial cannot be counted, and what the
@@ -178,7 +181,13 @@ def run_backtest(
     splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
     with stored_past(histories, panel, view, signal.horizons_bars) as past:
         targets = walk_forward_targets(
-            past, splits, seed=seed, signal=signal, training=training, progress=progress
+            past,
+            splits,
+            seed=seed,
+            signal=signal,
+            training=training,
+            selection=selection,
+            progress=progress,
         )
     test = panel.rows(slice(first, last))
     ordered = decided_at_close(targets)[first:last]
@@ -202,7 +211,8 @@ def run_backtest(
         "view_version": view.version,
         "seed": seed,
         "refit": refit,
-        "parameters": {"signal": signal.to_json(), "training": asdict(training)},
+        "parameters": {"signal": signal.to_json(), "training": asdict(training)}
+        | ({} if selection is None else {"selection": selection.sha256}),
         "versions": {"levibot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     counted = count_trials(
