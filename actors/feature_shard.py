@@ -18,7 +18,7 @@ from levibot.errors import NotReady, StoreUnavailable
 from levibot.features.materialise import Computed, ShardWindow
 from levibot.features.shards import Shard
 from levibot.features.views import CORE
-from levibot.learning.signal import SignalParameters
+from levibot.learning.training import window_bars
 from levibot.resilience.guard import Guard
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
@@ -106,7 +106,7 @@ def shard_window(settings: Settings, ticks: TickStore, shard: Shard) -> ShardWin
         symbols=settings.symbols,
         interval=settings.interval,
         view=CORE,
-        rows=SignalParameters().window_bars,
+        rows=window_bars(),
         shard=shard,
     )
 

@@ -7,6 +7,7 @@ import asyncio
 from deployments.loopback import keep_to_loopback
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel, Signals
+from levibot.learning.training import window_bars
 from levibot.market.bars import FloatArray
 from levibot.serving.fit import check_fits
 from levibot.settings import Settings
@@ -54,6 +55,7 @@ class ModelReplica:
             stored.metadata,
             view_version=CORE.version,
             symbols=self._symbols,
+            online_bars=window_bars(),
             hint=f"Train one for it: {TRAIN}",
         )
         return SignalModel.from_files(stored.metadata, stored.files)

@@ -12,6 +12,7 @@ from deployments.model import TRAIN
 from levibot.clock import Clock, SystemClock
 from levibot.errors import StoreUnavailable
 from levibot.features.views import CORE
+from levibot.learning.training import window_bars
 from levibot.resilience.guard import Guard
 from levibot.resilience.idempotency import Idempotency
 from levibot.serving.fit import check_fits
@@ -110,6 +111,7 @@ class Models:
             await asyncio.to_thread(self._registry.metadata, version),
             view_version=CORE.version,
             symbols=self._symbols,
+            online_bars=window_bars(),
             hint=f"Train one for it: {TRAIN}",
         )
         replaced = (await asyncio.to_thread(self._registry.newest_activation))[1]

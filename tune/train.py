@@ -20,6 +20,7 @@ from levibot.features.view import FeatureView
 from levibot.features.views import CORE
 from levibot.launch.commit import current_commit
 from levibot.learning.evidence.book import TrialBook
+from levibot.learning.onnx_export import export_signal
 from levibot.learning.past import Knowledge
 from levibot.learning.promotion import Decision, PromotionRule, decide
 from levibot.learning.signal import SignalModel
@@ -62,14 +63,19 @@ async def read_panel(settings: Settings, until: datetime, view: FeatureView = CO
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
 @ray.remote(num_cpus=0.5, max_retries=2)
 def fit(known: Knowledge, train_start: datetime, seed: int, level: str) -> SignalModel:
-    """Train on a worker of the cluster, where what is known is read from shared memory."""
+    """Train on a worker of the cluster, where what is known is read from shared memory.
+
+    The models come in the form in which they are served: ONNX where that is the same.
+    """
     configure_logging(level, "train")
-    return train(
+    model = train(
         known,
         seed=seed,
         train_start=train_start,
         progress=lambda done, total, what: log.info("training", done=done, total=total, step=what),
     )
+    first = int(np.searchsorted(known.panel.ts, to_datetime64(train_start)))
+    return export_signal(model, known.features[first:], rng=np.random.default_rng(seed))
 
 
 @ray.remote(num_cpus=0.5, max_retries=2)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from levibot.errors import DataError
-from levibot.market.bars import FloatArray
+from levibot.market.bars import BoolArray, FloatArray
+
+# Bins of equally many predictions in which what was said is held against what happened.
+_BINS = 10
 
 _RIDGE = 1e-3
 _MAX_STEPS = 50
@@ -27,7 +29,7 @@ class Platt:
         return 1.0 / (1.0 + np.exp(-logit))
 
 
-def fit_platt(score: FloatArray, happened: npt.NDArray[np.bool_]) -> Platt:
+def fit_platt(score: FloatArray, happened: BoolArray) -> Platt:
     """Logistic regression of outcomes on scores of predictions the model was not fitted on.
 
     score: (N,) finite. happened: (N,). The slope is never negative: scores that were wrong out of sample end
@@ -54,3 +56,20 @@ def fit_platt(score: FloatArray, happened: npt.NDArray[np.bool_]) -> Platt:
             break
     slope = float(beta[0]) / spread
     return Platt(slope, float(beta[1])) if slope > 0.0 else base
+
+
+def calibration_error(probability: FloatArray, happened: BoolArray) -> float:
+    """Expected calibration error: how far the probabilities that were said lie from what happened.
+
+    The mean over ten bins of |mean probability - share that happened| (Naeini et al. 2015). The bins hold
+    equally many predictions, so that probabilities which lie close together, as those of returns do, are
+    still told apart; equal ones share a bin. Never 0 in a finite sample: well-calibrated probabilities near
+    one half give about 0.4 / sqrt(N / 10). probability: (N,) finite, of predictions that the calibration was
+    not fitted on. happened: (N,). Raises DataError without predictions or with another number of outcomes.
+    """
+    if len(probability) == 0 or len(probability) != len(happened):
+        raise DataError(f"{len(probability)} probabilities need as many outcomes, and at least one.")
+    edges = np.unique(np.quantile(probability, np.arange(1, _BINS) / _BINS))
+    of_row = np.searchsorted(edges, probability, side="left")
+    gaps = np.abs(np.bincount(of_row, probability) - np.bincount(of_row, happened.astype(np.float64)))
+    return float(gaps.sum() / len(probability))

@@ -12,6 +12,7 @@ are the signal of three parts: each rule is one part, the learned members share 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -61,6 +62,35 @@ def combined(opinions: FloatArray, weights: FloatArray) -> FloatArray:
     shared = given_to_present(weights, present)
     score: FloatArray = PARTS * (shared * np.where(present, opinions, 0.0)).sum(axis=-1)
     return score
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opinions:
+    """What each member says of every row and symbol.
+
+    values: (T, S, M) in [-1, 1], NaN where there is no signal. unit: (T, S) the position, a fraction of
+    equity, of a score of 1: what the volatility target leaves of a symbol's share.
+    """
+
+    members: tuple[str, ...]
+    values: FloatArray
+    unit: FloatArray
+
+    def positions(self, weights: FloatArray) -> FloatArray:
+        """(T, S) of the ensemble under weights (M,), or (T, M) of each row; NaN where there is no signal."""
+        by_row = weights[:, None, :] if weights.ndim == 2 else weights
+        return _within_equity(combined(self.values, by_row) * self.unit)
+
+    def alone(self, member: str) -> FloatArray:
+        """(T, S) of one member that has the account to itself."""
+        return _within_equity(self.values[..., self.members.index(member)] * self.unit)
+
+
+def _within_equity(positions: FloatArray) -> FloatArray:
+    """Positions of each row scaled down where their sizes add up to more than the equity."""
+    gross = np.nansum(np.abs(positions), axis=1, keepdims=True)
+    scaled: FloatArray = positions / np.maximum(gross, 1.0)
+    return scaled
 
 
 def checked_weights(weights: FloatArray, n_members: int) -> FloatArray:

@@ -1,13 +1,14 @@
 """The model that is trained, registered and served: features in, a probability and a target position out.
 
-Three parts, each between -1 and 1, are added up for a symbol:
+Members have opinions between -1 and 1 of each symbol (levibot/learning/members.py):
 
-    T  trend: mean of tanh(trend_d) over d = 7, 14, 28, 56 days; only its long side counts
-    X  relative strength: mean of tanh(relative_trend_d) over the same d
-    G  learned: mean over the horizons of a smoothed tanh(prediction / its usual size); shorts count half
+    trend     mean of tanh(trend_d) over d = 7, 14, 28, 56 days; only its long side counts
+    strength  mean of tanh(relative_trend_d) over the same d
+    learned   one for each kind of models: mean over the horizons of a smoothed tanh(prediction / its usual
+              size); shorts count half
 
-    S = max(T, 0) + (G if G > 0 else G / 2) + X
-    position = S * min(1, target volatility / vol_fast) / symbols, scaled down where gross exceeds 1
+    score = 3 * sum of weight * opinion
+    position = score * min(1, target volatility / vol_fast) / symbols, scaled down where gross exceeds 1
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from typing import Any, Self
 import numpy as np
 
 from levibot.errors import DataError, RegistryError
-from levibot.learning.calibration import Platt
 from levibot.learning.labels import bars_per_year
-from levibot.learning.models.lightgbm import LightGBMModel
+from levibot.learning.learned import Learned
+from levibot.learning.members import RULES, Opinions, prior_weights
+from levibot.learning.models.sequence import Samples
 from levibot.market.bars import FloatArray
 
 KIND = "signal"
@@ -72,25 +74,6 @@ class Signals:
         return Signals(self.probability_up[t], self.expected_return[t], self.target_position[t])
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """The regressors of one horizon; their mean predicts.
-
-    usual_size: root mean square of predictions for rows the regressors were not fitted on. label_mean: taken
-    off the labels before fitting.
-    """
-
-    horizon_bars: int
-    models: tuple[LightGBMModel, ...]
-    usual_size: float
-    label_mean: float
-
-    def predict(self, features: FloatArray) -> FloatArray:
-        """(N, F) to (N,): volatility-scaled return over the horizon, less `label_mean`."""
-        predicted: FloatArray = np.mean([model.predict(features) for model in self.models], axis=0)
-        return predicted
-
-
 @dataclass(frozen=True)
 class SignalModel:
     """A trained signal for a fixed set of symbols. Frozen; safe to share between threads."""
@@ -107,12 +90,11 @@ class SignalModel:
     seed: int
     data_hash: str
     learned: tuple[Learned, ...] = field(repr=False)
-    calibration: Platt
 
     @property
     def window_bars(self) -> int:
-        """Rows of features that `signals` needs."""
-        return self.parameters.window_bars
+        """Rows of features that `signals` needs: those it smooths over, and what the oldest of them reads."""
+        return self.parameters.window_bars + max(member.sequence.reach_bars for member in self.learned)
 
     def signals(self, window: FloatArray) -> Signals:
         """The newest row's signals, (S,) each, from a window of features (R, S, F) that ends with it.
@@ -120,13 +102,33 @@ class SignalModel:
         Reads the last `window_bars` rows; with fewer it uses what there is. Raises DataError on another
         shape.
         """
-        return self.evaluate(window[-self.window_bars :]).row(-1)
+        window = window[-self.window_bars :]
+        return self._evaluate(window, max(0, len(window) - self.parameters.window_bars)).row(-1)
 
     def evaluate(self, features: FloatArray) -> Signals:
         """Signals of every row, (T, S) each, from features (T, S, F). Row t reads `window_bars` rows up to t.
 
-        The same code serves one row and backtests a history. Raises DataError on no rows or another shape.
+        The members weigh what they weigh before anything is known of them. The same code serves one row and
+        backtests a history. Raises DataError on no rows or another shape.
         """
+        return self._evaluate(features, 0)
+
+    def opinions(self, features: FloatArray) -> Opinions:
+        """What each member says of every row; see `evaluate`."""
+        return self._said(features, 0)[0]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The rules, then the kinds of models in the order in which they were learned."""
+        return (*RULES, *dict.fromkeys(part.kind for part in self.learned))
+
+    def _evaluate(self, features: FloatArray, first: int) -> Signals:
+        """`evaluate`, with opinions of the rows from `first` on; those before are only read by sequences."""
+        said, probability_up, expected_return = self._said(features, first)
+        return Signals(probability_up, expected_return, said.positions(prior_weights(said.members)))
+
+    def _said(self, features: FloatArray, first: int) -> tuple[Opinions, FloatArray, FloatArray]:
+        """Opinions; the probability of a rise over the longest horizon, and the return expected of it."""
         n_symbols, n_features = len(self.symbols), len(self.feature_names)
         if features.ndim != 3 or features.shape[0] == 0 or features.shape[1:] != (n_symbols, n_features):
             raise DataError(
@@ -138,27 +140,35 @@ class SignalModel:
         volatility = features[:, :, self._column["vol_fast"]]
         slow_volatility = features[:, :, self._column["vol_slow"]]
         has_signal = np.isfinite(trend) & np.isfinite(strength) & np.isfinite(volatility + slow_volatility)
+        has_signal[:first] = False
 
-        opinions = np.zeros_like(trend)
-        last = np.full_like(trend, np.nan)
+        points = Samples(features, *np.nonzero(has_signal))
+        by_kind: dict[str, list[FloatArray]] = {}
+        probabilities, returns = [], []
+        longest = max(self.parameters.horizons_bars)
         for part in self.learned:
-            last = np.full_like(trend, np.nan)
-            last[has_signal] = part.predict(features[has_signal])
-            opinions += self._smoothed(np.tanh(last / part.usual_size))
-        opinions /= len(self.learned)
-        learned = np.where(opinions > 0.0, opinions, self.parameters.short_share * opinions)
-
-        score = np.maximum(trend, 0.0) + learned + strength
+            predicted = part.predict(points)
+            for column, horizon in enumerate(part.horizons):
+                score = np.full_like(trend, np.nan)
+                score[has_signal] = predicted[:, column]
+                smoothed = self._smoothed(np.tanh(score / horizon.usual_size))
+                by_kind.setdefault(part.kind, []).append(smoothed)
+                if horizon.bars == longest:
+                    probabilities.append(horizon.calibration.probability(score))
+                    returns.append(score + horizon.label_mean)
+        learned = [np.mean(opinions, axis=0) for opinions in by_kind.values()]
+        short_share = self.parameters.short_share
+        halved = [np.where(opinion > 0.0, opinion, short_share * opinion) for opinion in learned]
+        values = np.stack([np.maximum(trend, 0.0), strength, *halved], axis=2)
         size = np.minimum(1.0, self.parameters.target_volatility / volatility) / n_symbols
-        position = np.where(has_signal, score * size, np.nan)
-        gross = np.nansum(np.abs(position), axis=1, keepdims=True)
-        longest = self.learned[-1]
-        years = longest.horizon_bars / bars_per_year(self.interval)
-        return Signals(
-            probability_up=self.calibration.probability(last),
-            expected_return=(last + longest.label_mean) * slow_volatility * np.sqrt(years),
-            target_position=position / np.maximum(gross, 1.0),
+        said = Opinions(
+            members=(*RULES, *by_kind),
+            values=np.where(has_signal[:, :, None], values, np.nan),
+            unit=np.where(has_signal, size, np.nan),
         )
+        years = longest / bars_per_year(self.interval)
+        expected_return = np.mean(returns, axis=0) * slow_volatility * np.sqrt(years)
+        return said, np.mean(probabilities, axis=0), expected_return
 
     def metadata(self) -> dict[str, Any]:
         """Everything that says what this model is and how to make it again; JSON values."""
@@ -177,25 +187,16 @@ class SignalModel:
             "train_end": self.train_end.isoformat(),
             "seed": self.seed,
             "data_hash": self.data_hash,
+            "served": [dict(form.report) for member in self.learned for form in member.forms],
         }
 
     def to_files(self) -> dict[str, bytes]:
-        """The model as named files: LightGBM text, and the numbers around it as JSON."""
-        numbers = {
-            "calibration": asdict(self.calibration),
-            "learned": [
-                {
-                    "horizon_bars": part.horizon_bars,
-                    "usual_size": part.usual_size,
-                    "label_mean": part.label_mean,
-                    "models": [_model_file(part.horizon_bars, k) for k in range(len(part.models))],
-                }
-                for part in self.learned
-            ],
-        }
+        """The model as named files: its members' models, and the numbers around them as JSON."""
+        parts = [member.to_files() for member in self.learned]
+        numbers = {"learned": [numbers for numbers, _ in parts]}
         files = {_FILE: json.dumps(numbers, indent=2, allow_nan=False).encode()}
-        for part in self.learned:
-            files |= {_model_file(part.horizon_bars, k): m.to_bytes() for k, m in enumerate(part.models)}
+        for _, models in parts:
+            files |= models
         return files
 
     @classmethod
@@ -205,15 +206,7 @@ class SignalModel:
             if metadata["kind"] != KIND:
                 raise RegistryError(f"The model is of kind {metadata['kind']!r}, not {KIND!r}.")
             numbers = json.loads(files[_FILE])
-            learned = tuple(
-                Learned(
-                    int(part["horizon_bars"]),
-                    tuple(LightGBMModel.from_bytes(files[name]) for name in part["models"]),
-                    float(part["usual_size"]),
-                    float(part["label_mean"]),
-                )
-                for part in numbers["learned"]
-            )
+            learned = tuple(Learned.from_files(part, files) for part in numbers["learned"])
             return cls(
                 view=metadata["view"],
                 view_version=metadata["view_version"],
@@ -227,7 +220,6 @@ class SignalModel:
                 seed=int(metadata["seed"]),
                 data_hash=metadata["data_hash"],
                 learned=learned,
-                calibration=Platt(**numbers["calibration"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise RegistryError(f"The files are not those of a signal model: {exc!r}.") from exc
@@ -242,18 +234,14 @@ class SignalModel:
         return mean
 
     def _smoothed(self, opinion: FloatArray) -> FloatArray:
-        """Exponentially weighted mean of the last `window_bars` rows that hold an opinion."""
+        """Exponentially weighted mean of the last `parameters.window_bars` rows that hold an opinion."""
         decay = 0.5 ** (1.0 / self.parameters.half_life_bars)
         known = np.isfinite(opinion)
         total, weight = np.zeros_like(opinion), np.zeros_like(opinion)
         # Row by row of the window, oldest last: the same sums in the same order for any number of rows.
-        for age in range(min(self.window_bars, len(opinion))):
+        for age in range(min(self.parameters.window_bars, len(opinion))):
             rows = slice(0, len(opinion) - age)
             share = decay**age
             total[age:] += np.where(known[rows], share * opinion[rows], 0.0)
             weight[age:] += share * known[rows]
         return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0.0)
-
-
-def _model_file(horizon_bars: int, index: int) -> str:
-    return f"lightgbm_h{horizon_bars}_{index}.txt"

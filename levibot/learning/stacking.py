@@ -9,8 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from levibot.errors import DataError, RegistryError
-from levibot.learning.calibration import Platt
-from levibot.learning.calibration_error import expected_calibration_error
+from levibot.learning.calibration import Platt, calibration_error
 from levibot.market.bars import BoolArray, FloatArray
 
 MIN_ROWS = 200
@@ -110,7 +109,7 @@ def fit_stacking(
             expected.append(_LOGISTIC.probability(known[judge] @ of_fold[:-1] + of_fold[-1]))
             base.append(np.full(int(judge.sum()), _rate(happened[teach])))
         outcome, probability = np.concatenate(judged), np.concatenate(expected)
-        error = expected_calibration_error(probability, outcome)
+        error = calibration_error(probability, outcome)
         gain = _log_loss(np.concatenate(base), outcome) - _log_loss(probability, outcome)
     return Stacking(tuple(members), beta[:-1], float(beta[-1]), len(happened), error, gain)
 

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from levibot.errors import DataError
 from levibot.features.inputs import SLOW_MIN_BARS
-from levibot.learning.calibration import Platt, fit_platt
 from levibot.learning.labels import Labels
-from levibot.learning.models.lightgbm import LightGBMModel, LightGBMParameters
+from levibot.learning.learned import learn
+from levibot.learning.models.kinds import ModelParameters
+from levibot.learning.models.lesson import FEWEST_ROWS, Lesson
+from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.models.linear import LinearParameters
+from levibot.learning.models.lstm import LSTMParameters
+from levibot.learning.models.model import Kind
+from levibot.learning.models.sequence import Samples, Sequence
+from levibot.learning.models.xgboost import XGBoostParameters
 from levibot.learning.past import Knowledge
-from levibot.learning.signal import Learned, SignalModel, SignalParameters
+from levibot.learning.signal import SignalModel, SignalParameters
 from levibot.learning.walk_forward import EMBARGO_BARS, BoolArray, purged_folds, usable_rows
 from levibot.market.bars import FIELDS, FloatArray, Panel
 
 # (steps done, steps in all, what was done)
 Progress = Callable[[int, int, str], None]
 
-_FITS_AT_ONCE = 2
-
-# Fewer pooled rows than this teach nothing but noise.
-MIN_ROWS = 400
+# A fold leaves about half of them, in the worst case.
+MIN_ROWS = 2 * FEWEST_ROWS
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingParameters:
     """How regressors are fitted.
 
-    every_bars: of neighbouring rows, whose labels overlap, one in so many teaches. n_models: regressors a
-    horizon, each with its own seed and its own phase of those rows. n_folds: purged folds whose predictions
-    give the usual size and the calibration. embargo_bars: kept between the reach of a label and whatever
-    must not see it.
+    kinds: of models. every_bars: of neighbouring rows, whose labels overlap, one in so many teaches.
+    n_models: regressors a kind and horizon, each with its own seed and its own phase of those rows. n_folds:
+    purged folds whose predictions give the usual size and the calibration. embargo_bars: kept between the
+    reach of a label and whatever must not see it. What takes longer has its own every_bars and n_folds.
     """
 
     booster: LightGBMParameters = field(default_factory=LightGBMParameters)
@@ -47,31 +51,48 @@ class TrainingParameters:
     n_models: int = 2
     n_folds: int = 4
     embargo_bars: int = EMBARGO_BARS
+    kinds: tuple[Kind, ...] = ("lightgbm",)
+    xgboost: XGBoostParameters = field(default_factory=XGBoostParameters)
+    linear: LinearParameters = field(default_factory=LinearParameters)
+    lstm: LSTMParameters = field(default_factory=LSTMParameters)
+    xgboost_folds: int = 2
+    lstm_every_bars: int = 8
+    lstm_folds: int = 2
+
+    def of(self, kind: Kind) -> tuple[ModelParameters, TrainingParameters]:
+        """The parameters of a kind's models, and of its training."""
+        if kind == "lstm":
+            return self.lstm, replace(self, every_bars=self.lstm_every_bars, n_folds=self.lstm_folds)
+        if kind == "xgboost":
+            return self.xgboost, replace(self, n_folds=self.xgboost_folds)
+        return (self.booster if kind == "lightgbm" else self.linear), self
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self) | {"kinds": list(self.kinds)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The same parameters again. Raises TypeError or KeyError on other names."""
+        return cls(
+            **{
+                **values,
+                "booster": LightGBMParameters(**values["booster"]),
+                "kinds": tuple(values["kinds"]),
+                "xgboost": XGBoostParameters(**values["xgboost"]),
+                "linear": LinearParameters(**values["linear"]),
+                "lstm": LSTMParameters(**values["lstm"]),
+            }
+        )
+
+    def lessons_of(self, kind: Kind, horizons_bars: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """The horizons that one model of a kind learns together: a net all of them, the others one each."""
+        return (horizons_bars,) if kind == "lstm" else tuple((bars,) for bars in horizons_bars)
 
 
 SIGNAL = SignalParameters()
-TRAINING = TrainingParameters()
-
-
-@dataclass(frozen=True, slots=True)
-class _Lesson:
-    """Pooled rows that may teach one horizon. row: (N,) of the panel. features: (N, F). label: (N,)."""
-
-    row: npt.NDArray[np.intp]
-    features: FloatArray
-    label: FloatArray
-
-    def among(self, rows: BoolArray) -> _Lesson:
-        kept = rows[self.row]
-        return _Lesson(self.row[kept], self.features[kept], self.label[kept])
-
-    def fit(self, booster: LightGBMParameters, seed: int) -> LightGBMModel:
-        if len(self.label) < MIN_ROWS // 2:
-            raise DataError(
-                f"{len(self.label)} rows are too few to fit a regressor: {MIN_ROWS // 2} are needed."
-            )
-        # The mean is the market's drift, not something the features know; left in, it becomes a position.
-        return LightGBMModel.fit(self.features, self.label - self.label.mean(), parameters=booster, seed=seed)
+# What is trained where nothing else is said.
+TRAINING = TrainingParameters(kinds=("lightgbm", "xgboost", "lstm", "linear"))
 
 
 def train(
@@ -97,23 +118,38 @@ def train(
             f"there are {len(panel)}."
         )
     embargo = training.embargo_bars * panel.interval
-    steps = _Steps(len(signal.horizons_bars) * (training.n_models + training.n_folds), progress)
+    fits = [
+        (kind, bars) for kind in training.kinds for bars in training.lessons_of(kind, signal.horizons_bars)
+    ]
+    n_fits = sum(training.n_models + training.of(kind)[1].n_folds for kind, _ in fits)
+    steps = _Steps(n_fits, progress)
     learned = []
-    calibration = Platt(0.0, 0.0)
-    for horizon_bars in signal.horizons_bars:
-        labels = known.labels_of(horizon_bars)
-        usable = usable_rows(
-            panel.ts, labels.available_at, start=train_start, fit_at=train_end, embargo=embargo
-        )
-        lessons = _lessons(panel, known.features, labels, usable, training.every_bars, training.n_models)
-        fewest = min(len(lesson.label) for lesson in lessons)
+    for kind, horizons_bars in fits:
+        labels = [known.labels_of(bars) for bars in horizons_bars]
+        # The label that is known last decides for all that are learned together.
+        available_at = max(labels, key=lambda label: label.horizon_bars).available_at
+        usable = usable_rows(panel.ts, available_at, start=train_start, fit_at=train_end, embargo=embargo)
+        parameters, schedule = training.of(kind)
+        lessons = _lessons(panel, known.features, labels, usable, schedule)
+        fewest = min(len(lesson) for lesson in lessons)
         if fewest < MIN_ROWS:
             raise DataError(
                 f"Training from {train_start:%Y-%m-%d} to {train_end:%Y-%m-%d} has {fewest} rows with a "
                 f"label; {MIN_ROWS} are needed, which takes about {needed} bars of each symbol."
             )
-        part, calibration = _learn(lessons, panel, labels, embargo, training, seed, steps)
-        learned.append(part)
+        taught = np.zeros(len(panel), dtype=np.bool_)
+        taught[lessons[0].samples.row] = True
+        folds = purged_folds(panel.ts, available_at, taught, n_folds=schedule.n_folds, embargo=embargo)
+        learned.append(
+            learn(
+                lessons,
+                folds,
+                horizons_bars=horizons_bars,
+                parameters=parameters,
+                seed=seed,
+                finished=partial(steps.finish, kind, horizons_bars),
+            )
+        )
     return SignalModel(
         view=known.view,
         view_version=known.view_version,
@@ -121,13 +157,12 @@ def train(
         symbols=panel.symbols,
         interval=panel.interval,
         parameters=signal,
-        training=asdict(training),
+        training=training.to_json(),
         train_start=train_start,
         train_end=train_end,
         seed=seed,
         data_hash=hash_panel(panel),
         learned=tuple(learned),
-        calibration=calibration,
     )
 
 
@@ -135,8 +170,15 @@ def needed_bars(
     n_symbols: int, signal: SignalParameters = SIGNAL, training: TrainingParameters = TRAINING
 ) -> int:
     """Bars below which `train` refuses: warm-up, labels, embargo, and rows enough to teach."""
-    teaching = ceil(MIN_ROWS * training.every_bars / n_symbols)
+    every_bars = max(training.of(kind)[1].every_bars for kind in training.kinds)
+    teaching = ceil(MIN_ROWS * every_bars / n_symbols)
     return SLOW_MIN_BARS + 1 + teaching + max(signal.horizons_bars) + 1 + training.embargo_bars
+
+
+def window_bars(signal: SignalParameters = SIGNAL, training: TrainingParameters = TRAINING) -> int:
+    """Rows of features that a model of these parameters reads for one answer."""
+    net = Sequence(training.lstm.steps, training.lstm.every_bars)
+    return signal.window_bars + (net.reach_bars if "lstm" in training.kinds else 0)
 
 
 def hash_panel(panel: Panel) -> str:
@@ -159,68 +201,32 @@ class _Steps:
     progress: Progress | None
     done: int = 0
 
-    def finish(self, what: str) -> None:
+    def finish(self, kind: Kind, horizons_bars: tuple[int, ...], n_fitted: int, n_fits: int) -> None:
         self.done += 1
         if self.progress is not None:
-            self.progress(self.done, self.total, what)
+            ahead = " and ".join(str(bars) for bars in horizons_bars)
+            self.progress(self.done, self.total, f"{kind}, {ahead} bars ahead, fit {n_fitted} of {n_fits}")
 
 
 def _lessons(
-    panel: Panel, features: FloatArray, labels: Labels, usable: BoolArray, every_bars: int, n_models: int
-) -> list[_Lesson]:
-    """One lesson a regressor. Its phase comes from the clock, so it does not move with the panel's start."""
-    phase = (panel.ts.astype("datetime64[us]").astype(np.int64) // _microseconds(panel.interval)) % every_bars
-    has_signal = np.isfinite(features).any(axis=2) & np.isfinite(labels.values)
-    lessons = []
-    for k in range(n_models):
-        rows, columns = np.nonzero(has_signal & (usable & (phase == k % every_bars))[:, None])
-        lessons.append(_Lesson(rows, features[rows, columns], labels.values[rows, columns]))
-    return lessons
-
-
-def _learn(
-    lessons: list[_Lesson],
     panel: Panel,
-    labels: Labels,
-    embargo: timedelta,
+    features: FloatArray,
+    labels: list[Labels],
+    usable: BoolArray,
     training: TrainingParameters,
-    seed: int,
-    steps: _Steps,
-) -> tuple[Learned, Platt]:
-    """Regressors of one horizon, the usual size of their predictions, and what these say of the sign."""
-    lesson = lessons[0]
-    taught = np.zeros(len(panel), dtype=np.bool_)
-    taught[lesson.row] = True
-    folds = purged_folds(panel.ts, labels.available_at, taught, n_folds=training.n_folds, embargo=embargo)
-    score = np.empty(len(lesson.label))
-
-    def fit_whole(number: int) -> LightGBMModel:
-        return lessons[number].fit(training.booster, seed * 1_000 + number)
-
-    def fit_fold(number: int) -> None:
-        teach, judge = folds[number]
-        model = lesson.among(teach).fit(training.booster, seed * 1_000)
-        # By the thread that fitted it: the folds judge disjoint rows.
-        judged = judge[lesson.row]
-        score[judged] = model.predict(lesson.features[judged])
-
-    n_jobs = len(lessons) + len(folds)
-    with ThreadPoolExecutor(_FITS_AT_ONCE) as pool:
-        wholes = [pool.submit(fit_whole, number) for number in range(len(lessons))]
-        parts = [pool.submit(fit_fold, number) for number in range(len(folds))]
-        jobs: list[Future[Any]] = [*wholes, *parts]
-        for number, job in enumerate(jobs, start=1):
-            job.result()
-            steps.finish(f"{labels.horizon_bars} bars ahead, fit {number} of {n_jobs}")
-    usual_size = float(np.sqrt(np.mean(np.square(score))))
-    # Trees that found no split predict zero; the floor makes that no opinion instead of 0 / 0.
-    part = Learned(
-        labels.horizon_bars,
-        tuple(whole.result() for whole in wholes),
-        max(usual_size, 1e-9),
-        float(lesson.label.mean()),
-    )
-    return part, fit_platt(score, lesson.label > 0.0)
+) -> list[Lesson]:
+    """One lesson a regressor. Its phase comes from the clock, so it does not move with the panel's start."""
+    bar = panel.ts.astype("datetime64[us]").astype(np.int64) // _microseconds(panel.interval)
+    phase = bar % training.every_bars
+    values = np.stack([label.values for label in labels], axis=2)
+    has_signal = np.isfinite(features).any(axis=2) & np.isfinite(values).all(axis=2)
+    reach_bars = max(label.horizon_bars for label in labels) + 1 + training.embargo_bars
+    lessons = []
+    for k in range(training.n_models):
+        mine = usable & (phase == k % training.every_bars)
+        rows, columns = np.nonzero(has_signal & mine[:, None])
+        lessons.append(Lesson(Samples(features, rows, columns), values[rows, columns], reach_bars))
+    return lessons
 
 
 def _microseconds(interval: timedelta) -> int:

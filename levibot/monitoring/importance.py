@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from levibot.errors import DataError
+from levibot.learning.models.lightgbm import LightGBMModel
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray
 
@@ -29,8 +30,9 @@ def importance_of(model: SignalModel, features: FloatArray) -> dict[str, float]:
     """Share of each feature in what moves the predictions: mean |SHAP value|, all shares add up to 1.
 
     features: (N, F) in the order of `model.feature_names`, NaN allowed. Exact SHAP values of trees (Lundberg
-    et al. 2020) as LightGBM computes them, over the horizons in units of their usual size. All 0 where the
-    model has no split. Raises DataError without rows or on another shape.
+    et al. 2020) as LightGBM computes them for its own members, over the horizons in units of their usual
+    size; members of other kinds are not asked. All 0 where none has a split. Raises DataError without rows or
+    on another shape.
     """
     n_features = len(model.feature_names)
     if features.ndim != 2 or features.shape[1] != n_features or not len(features):
@@ -38,9 +40,10 @@ def importance_of(model: SignalModel, features: FloatArray) -> dict[str, float]:
             f"Importance is measured on rows of {n_features} features, not on the shape {features.shape}."
         )
     total = np.zeros(n_features)
-    for part in model.learned:
-        for regressor in part.models:
-            total += regressor.mean_abs_shap(features) / part.usual_size
+    for member in model.learned:
+        for regressor in member.models:
+            if isinstance(regressor, LightGBMModel):
+                total += regressor.mean_abs_shap(features) / member.horizons[0].usual_size
     whole = total.sum()
     shares = total / whole if whole > 0.0 else total
     return dict(zip(model.feature_names, shares.tolist(), strict=True))

@@ -24,7 +24,7 @@ SERVED_AS = ("kind", "market_id", "view", "view_version", "interval_s", "symbols
 # What is another each time that the same recipe learns again, and what was found out of the result.
 LEARNED_FROM = (
     *("train_start", "train_end", "data_hash", "training_data", "export_data_hash", "source"),
-    *("git_commit", "metrics", "trials", "promotion"),
+    *("git_commit", "metrics", "trials", "promotion", "served"),
 )
 
 _NUMBER = r"(0|[1-9][0-9]{0,8})"

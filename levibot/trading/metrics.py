@@ -23,6 +23,15 @@ class Interval:
     high: float
 
 
+def days_of(known_at: TimeArray) -> TimeArray:
+    """(D,) the UTC days, none left out, from that of the first close to that of the last.
+
+    known_at: (T,) closes of bars, increasing. A close at midnight belongs to the day that ends there.
+    """
+    days = (known_at[[0, -1]] - np.timedelta64(1, "us")).astype("datetime64[D]")
+    return np.arange(days[0], days[1] + _DAY)
+
+
 def daily_returns(known_at: TimeArray, equity: FloatArray, start_equity: float) -> FloatArray:
     """Simple return of each UTC day, (D,), from the day of the first bar to the day of the last.
 
@@ -32,9 +41,7 @@ def daily_returns(known_at: TimeArray, equity: FloatArray, start_equity: float) 
     """
     if len(known_at) == 0:
         raise DataError("An equity curve without bars has no returns.")
-    # A close at midnight belongs to the day that ends there.
-    days = (known_at - np.timedelta64(1, "us")).astype("datetime64[D]")
-    midnights = np.arange(days[0], days[-1] + _DAY) + _DAY
+    midnights = days_of(known_at) + _DAY
     rows = np.searchsorted(known_at, midnights.astype(known_at.dtype), side="right") - 1
     levels = np.concatenate(([start_equity], equity[rows]))
     before, after = levels[:-1], levels[1:]

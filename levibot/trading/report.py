@@ -15,10 +15,12 @@ from levibot.errors import DataError
 from levibot.features.side_data import attach_told
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
+from levibot.learning.market_days import market_days
+from levibot.learning.members import prior_weights
+from levibot.learning.regret import Regret, regrets
 from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
 from levibot.learning.stored_past import stored_past
-from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import (
     SIGNAL,
     TRAINING,
@@ -27,19 +29,15 @@ from levibot.learning.training import (
     hash_panel,
     needed_bars,
 )
-from levibot.learning.walk_forward import BoolArray, Refit, Split, last_day_before, walk_forward
+from levibot.learning.walk_forward import Refit, Split, last_day_before, walk_forward
+from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
 from levibot.stores.frozen_history import FrozenHistories
-from levibot.trading.backtest import BacktestResult, decided_at_close, simulate
-from levibot.trading.costs import NO_COSTS, Costs
-from levibot.trading.metrics import (
-    annual_return,
-    daily_returns,
-    max_drawdown,
-    sharpe,
-    sharpe_interval,
-    turnover_per_day,
-)
+from levibot.trading.allocation import Allocation, allocate
+from levibot.trading.backtest import decided_at_close
+from levibot.trading.costs import Costs
+from levibot.trading.metrics import days_of
+from levibot.trading.performance import Performance, holding, performance, ratio_at, rebalanced_daily
 from levibot.trading.trials import Counted, count_trials
 
 if TYPE_CHECKING:
@@ -48,45 +46,21 @@ if TYPE_CHECKING:
 
 COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 DEFAULT_COSTS = Costs()
-_VERSIONS = ("lightgbm", "numba", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class Performance:
-    """One strategy over the test period. Ratios are NaN where they are not defined.
-
-    sharpe_net, sharpe_gross: annualised from daily returns, with and without costs. sharpe_ci95: stationary
-    bootstrap of sharpe_net. max_drawdown: <= 0. turnover_per_day: traded value over equity. annual_return:
-    compound, net. daily_returns: (D,) net, one a UTC day.
-    """
-
-    sharpe_net: float
-    sharpe_gross: float
-    sharpe_ci95: tuple[float, float]
-    max_drawdown: float
-    turnover_per_day: float
-    annual_return: float
-    daily_returns: FloatArray
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "sharpe_net": _number(self.sharpe_net),
-            "sharpe_gross": _number(self.sharpe_gross),
-            "sharpe_ci95": [_number(bound) for bound in self.sharpe_ci95],
-            "max_drawdown": _number(self.max_drawdown),
-            "turnover_per_day": _number(self.turnover_per_day),
-            "annual_return": _number(self.annual_return),
-        }
+_VERSIONS = ("lightgbm", "numba", "numpy", "torch", "xgboost-cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A finished backtest. `run` says how to make it again; `to_json` is what the outside reads.
 
-    trials: what the ledger counts for this market and period, this run among them.
+    strategies: by name; the ensemble, the router, the fixed weights that both start from, each member alone,
+    and two that know nothing. regrets: what each way of weighting has missed. trials: what the ledger counts
+    for this market and period, this run among them.
     """
 
     strategies: dict[str, Performance]
+    allocation: Allocation
+    regrets: dict[str, Regret]
     cost_curve: tuple[tuple[float, float], ...]
     splits: tuple[Split, ...]
     costs: Costs
@@ -112,6 +86,8 @@ class Report:
                 name: performance.to_json() | self.trials.verdicts[name].to_json()
                 for name, performance in self.strategies.items()
             },
+            "allocation": self.allocation.to_json()
+            | {"regret": {name: way.to_json() for name, way in self.regrets.items()}},
             "cost_curve": [
                 {"cost_bps": cost_bps, "sharpe_net": _number(ratio)} for cost_bps, ratio in self.cost_curve
             ],
@@ -180,7 +156,7 @@ def run_backtest(
     opens_at, ends_at = to_datetime(panel.ts[0]), to_datetime(panel.closes_at[-1])
     splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
     with stored_past(histories, panel, view, signal.horizons_bars) as past:
-        targets = walk_forward_targets(
+        opinions = walk_forward_opinions(
             past,
             splits,
             seed=seed,
@@ -190,17 +166,41 @@ def run_backtest(
             progress=progress,
         )
     test = panel.rows(slice(first, last))
-    ordered = decided_at_close(targets)[first:last]
     band = signal.no_trade_band
-    curve = tuple(
-        (bps, sharpe(_returns(test, _account(test, ordered, costs.with_total(bps), band))))
-        for bps in COST_CURVE_BPS
-    )
-    strategies = {
-        "ensemble": _performance(test, ordered, costs, band, seed),
-        "buy_and_hold": _holding(test, costs, seed),
-        "equal_weight": _performance(test, rebalanced_daily(test), costs, 0.0, seed),
+
+    def ordered(positions: FloatArray) -> FloatArray:
+        return decided_at_close(positions)[first:last]
+
+    members = {
+        member: performance(test, ordered(opinions.alone(member)), costs, band, seed)
+        for member in opinions.members
     }
+    allocation = allocate(
+        opinions.members,
+        days_of(test.closes_at),
+        np.column_stack([alone.daily_returns for alone in members.values()]),
+        market_days(panel),
+        [split.fit_at for split in splits],
+        seed=seed,
+    )
+    held = {
+        "ensemble": allocation.ensemble,
+        "router": allocation.routed,
+        "fixed_weights": np.broadcast_to(prior_weights(opinions.members), allocation.ensemble.shape),
+    }
+    orders = {
+        name: ordered(opinions.positions(allocation.of_rows(panel.closes_at, weights)))
+        for name, weights in held.items()
+    }
+    strategies = {
+        **{name: performance(test, of_name, costs, band, seed) for name, of_name in orders.items()},
+        **members,
+        "equal_weight": performance(test, rebalanced_daily(test), costs, 0.0, seed),
+        "buy_and_hold": holding(test, costs, seed),
+    }
+    curve = tuple(
+        (bps, ratio_at(test, orders["ensemble"], costs.with_total(bps), band)) for bps in COST_CURVE_BPS
+    )
     run = {
         "source": source.name,
         "symbols": list(symbols),
@@ -211,7 +211,7 @@ def run_backtest(
         "view_version": view.version,
         "seed": seed,
         "refit": refit,
-        "parameters": {"signal": signal.to_json(), "training": asdict(training)}
+        "parameters": {"signal": signal.to_json(), "training": training.to_json()}
         | ({} if selection is None else {"selection": selection.sha256}),
         "versions": {"levibot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
@@ -224,26 +224,20 @@ def run_backtest(
         end=splits[-1].test_end,
         started_at=started_at,
     )
-    return Report(strategies, curve, splits, costs, run, counted)
-
-
-def bought_once(panel: Panel) -> FloatArray:
-    """(T, S) orders for one account a symbol: all of it is bought on the symbol's first bar and held."""
-    orders = np.full(panel.open.shape, np.nan)
-    there = ~np.isnan(panel.open)
-    bought = np.flatnonzero(there.any(axis=0))
-    orders[there.argmax(axis=0)[bought], bought] = 1.0
-    return orders
-
-
-def rebalanced_daily(panel: Panel) -> FloatArray:
-    """(T, S) orders that give every symbol that trades the same weight, on the first bar of each UTC day."""
-    orders = np.full(panel.open.shape, np.nan)
-    days = panel.ts.astype("datetime64[D]")
-    first = np.concatenate(([True], days[1:] != days[:-1]))
-    there = ~np.isnan(panel.open)
-    share = 1.0 / np.maximum(there.sum(axis=1, keepdims=True), 1)
-    return np.where(first[:, None] & there, share, orders)
+    return Report(
+        strategies=strategies,
+        allocation=allocation,
+        regrets=regrets(
+            opinions.members,
+            np.column_stack([alone.daily_returns for alone in members.values()]),
+            held,
+        ),
+        cost_curve=curve,
+        splits=splits,
+        costs=costs,
+        run=run,
+        trials=counted,
+    )
 
 
 def _load(
@@ -263,73 +257,6 @@ def _load(
             f"{empty[0]} has no bars from {start:%Y-%m-%d} to {last_day_before(test_end):%Y-%m-%d}."
         )
     return attach_told(Panel.align(bars), source, view)
-
-
-def _account(test: Panel, ordered: FloatArray, costs: Costs, band: float) -> BacktestResult:
-    return simulate(ordered, test.open, test.close, costs, no_trade_band=band)
-
-
-def _returns(test: Panel, result: BacktestResult) -> FloatArray:
-    return daily_returns(test.closes_at, result.equity, result.start_equity)
-
-
-def _performance(test: Panel, ordered: FloatArray, costs: Costs, band: float, seed: int) -> Performance:
-    net = _account(test, ordered, costs, band)
-    gross = _account(test, ordered, NO_COSTS, band)
-    levels = net.equity / net.start_equity
-    return _rated(test, _returns(test, net), _returns(test, gross), levels, net.turnover, seed)
-
-
-def _holding(test: Panel, costs: Costs, seed: int) -> Performance:
-    """The mean of one account a symbol that buys on its first bar and holds.
-
-    A day's return is the mean over the symbols held that day, so no coin outweighs the others after a rally:
-    the usual yardstick, and a hard one, since nothing is paid for keeping the weights equal.
-    """
-    orders = bought_once(test)
-    columns = [s for s in range(len(test.symbols)) if not np.isnan(orders[:, s]).all()]
-    accounts = {
-        paid: [simulate(orders[:, [s]], test.open[:, [s]], test.close[:, [s]], paid) for s in columns]
-        for paid in (costs, NO_COSTS)
-    }
-    days = (test.ts.astype("datetime64[D]") - test.ts[0].astype("datetime64[D]")).astype(np.int64)
-    bought_on = days[np.isfinite(orders[:, columns]).argmax(axis=0)]
-    returns = {
-        paid: np.column_stack([_returns(test, account) for account in of_symbols])
-        for paid, of_symbols in accounts.items()
-    }
-    held = np.arange(days[-1] + 1)[:, None] >= bought_on
-    net, gross = (_mean_of_held(returns[paid], held) for paid in (costs, NO_COSTS))
-    # Within a day, from its beginning: what a drawdown is measured on, as for the other accounts.
-    begun = np.vstack([np.ones(len(columns)), np.cumprod(1.0 + returns[costs], axis=0)[:-1]])[days]
-    equity = np.column_stack([account.equity / account.start_equity for account in accounts[costs]])
-    levels = np.concatenate(([1.0], np.cumprod(1.0 + net)[:-1]))[days]
-    levels *= 1.0 + _mean_of_held(equity / begun - 1.0, held[days])
-    turnover = np.mean([account.turnover for account in accounts[costs]], axis=0)
-    return _rated(test, net, gross, levels, turnover, seed)
-
-
-def _mean_of_held(returns: FloatArray, held: BoolArray) -> FloatArray:
-    """Mean of each row over the symbols that are held in it, 0 without any."""
-    mean: FloatArray = np.where(held, returns, 0.0).sum(axis=1) / np.maximum(held.sum(axis=1), 1)
-    return mean
-
-
-def _rated(
-    test: Panel, net: FloatArray, gross: FloatArray, levels: FloatArray, turnover: FloatArray, seed: int
-) -> Performance:
-    """The figures of daily returns (D,); levels: net equity over its start, at any spacing."""
-    interval = sharpe_interval(net, seed=seed)
-    n_days = float((test.closes_at[-1] - test.ts[0]) / np.timedelta64(1, "D"))
-    return Performance(
-        sharpe_net=sharpe(net),
-        sharpe_gross=sharpe(gross),
-        sharpe_ci95=(interval.low, interval.high),
-        max_drawdown=max_drawdown(levels, 1.0),
-        turnover_per_day=turnover_per_day(turnover, len(net)),
-        annual_return=annual_return(float(levels[-1]), 1.0, n_days),
-        daily_returns=net,
-    )
 
 
 def _number(value: float) -> float | None:

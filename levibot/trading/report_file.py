@@ -49,7 +49,7 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
     )
     for column in ("", "Sharpe", "95 %", "PSR", "deflated", "gross", "drawdown", "turnover/day", "annual"):
         rows.add_column(column, justify="right" if column else "left")
-    for name in ("ensemble", "buy_and_hold", "equal_weight"):
+    for name in record["trials"]["strategies"]:
         row = record[name]
         low, high = row["sharpe_ci95"]
         rows.add_row(

@@ -13,7 +13,7 @@ from levibot.learning.evidence.hold_out import HoldOut
 from levibot.learning.evidence.verdict import Verdict, judge
 
 if TYPE_CHECKING:
-    from levibot.trading.report import Performance
+    from levibot.trading.performance import Performance
 
 # Scored beside the strategies that are chosen from, and never chosen themselves.
 YARDSTICKS = ("buy_and_hold", "equal_weight")
@@ -32,6 +32,7 @@ class Counted:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "strategies": list(self.verdicts),
             "counted": self.family.n_trials,
             "distinct": self.family.n_distinct,
             "effective": self.family.n_effective,

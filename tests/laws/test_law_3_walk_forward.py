@@ -17,11 +17,12 @@ from levibot.features.feature import Feature
 from levibot.features.inputs import Inputs
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
+from levibot.learning.members import prior_weights
 from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.past import ComputedPast
-from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import SIGNAL, TrainingParameters, train
 from levibot.learning.walk_forward import EMBARGO_BARS, Split, walk_forward
+from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.market.bars import FIELDS, FloatArray, Panel, to_datetime64
 from levibot.market.simulator import SimulatedSource
 
@@ -58,7 +59,8 @@ def garbage_after(panel: Panel, instant: datetime, seed: int = 0) -> Panel:
 
 def targets(panel: Panel, splits: Sequence[Split], view: FeatureView = CORE) -> FloatArray:
     past = ComputedPast(panel, view, SIGNAL.horizons_bars)
-    return walk_forward_targets(past, splits, seed=1, training=QUICK)
+    opinions = walk_forward_opinions(past, splits, seed=1, training=QUICK)
+    return opinions.positions(prior_weights(opinions.members))
 
 
 def check_no_future(panel: Panel, splits: Sequence[Split], view: FeatureView = CORE) -> None:

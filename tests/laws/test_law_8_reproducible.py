@@ -103,11 +103,10 @@ def test_the_metadata_is_enough_to_repeat_the_run(model: SignalModel) -> None:
     stored = metadata_of(model)
     assert stored["data_hash"] == hash_panel(RECIPE.panel())
     assert stored["view_version"] == CORE.version
-    booster = LightGBMParameters(**stored["training"].pop("booster"))
     repeated = Recipe(
         seed=stored["seed"],
         signal=SignalParameters.from_json(stored["parameters"]),
-        training=TrainingParameters(booster=booster, **stored["training"]),
+        training=TrainingParameters.from_json(stored["training"]),
     )
     assert repeated == RECIPE
     assert (stored["train_start"], stored["train_end"]) == (START.isoformat(), END.isoformat())

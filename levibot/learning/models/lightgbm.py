@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lightgbm
 import numpy as np
 
-from levibot.errors import DataError, RegistryError
+from levibot.errors import RegistryError
+from levibot.learning.models.forest import Forest
+from levibot.learning.models.lesson import Lesson
+from levibot.learning.models.lightgbm_text import read_forest
+from levibot.learning.models.model import Kind
+from levibot.learning.models.sequence import ONE_ROW, Samples, Sequence
 from levibot.market.bars import FloatArray
 
 # One thread a booster: callers fit and predict several at once. Threads inside a booster wait for each other
-# at # every split, and on a busy machine they wait for long.
+# at every split, and on a busy machine they wait for long.
 _THREADS = 1
 
 
@@ -50,29 +55,44 @@ class LightGBMParameters:
 
 @dataclass(frozen=True, slots=True)
 class LightGBMModel:
-    """A fitted booster. Implements BaseModel."""
+    """A fitted booster of one horizon. Implements Model."""
+
+    kind: ClassVar[Kind] = "lightgbm"
+    suffix: ClassVar[str] = "txt"
 
     booster: lightgbm.Booster
 
     @classmethod
-    def fit(
-        cls, features: FloatArray, labels: FloatArray, *, parameters: LightGBMParameters, seed: int
-    ) -> Self:
-        """Least squares of (N,) finite labels on (N, F) features, NaN allowed. Raises DataError."""
-        if len(features) != len(labels) or not np.isfinite(labels).all():
-            raise DataError(f"{len(features)} rows of features need as many finite labels.")
-        data = lightgbm.Dataset(features, labels, free_raw_data=True, params={"max_bin": 63, "verbosity": -1})
+    def fit(cls, lesson: Lesson, *, parameters: LightGBMParameters, seed: int) -> Self:
+        """Least squares of the label of one horizon. Raises DataError."""
+        lesson.check()
+        labels = lesson.only_label()
         settings = parameters.for_lightgbm(len(labels), seed)
+        data = lightgbm.Dataset(
+            lesson.samples.newest(), labels, free_raw_data=True, params={"max_bin": 63, "verbosity": -1}
+        )
         # Through its text and back, so that a model in memory and the same model from disk cannot differ.
         booster = lightgbm.train(settings, data, num_boost_round=parameters.trees)
         return cls.from_bytes(booster.model_to_string().encode())
 
-    def predict(self, features: FloatArray) -> FloatArray:
-        """(N, F) to (N,)."""
-        if len(features) == 0:
-            return np.empty(0)
-        predicted: FloatArray = np.asarray(self.booster.predict(features, num_threads=_THREADS))
-        return predicted
+    @property
+    def sequence(self) -> Sequence:
+        return ONE_ROW
+
+    @property
+    def n_features(self) -> int:
+        return int(self.booster.num_feature())
+
+    @property
+    def n_horizons(self) -> int:
+        return 1
+
+    def predict(self, samples: Samples) -> FloatArray:
+        samples.check(self.n_features)
+        if len(samples) == 0:
+            return np.empty((0, 1))
+        predicted: FloatArray = np.asarray(self.booster.predict(samples.newest(), num_threads=_THREADS))
+        return predicted[:, None]
 
     def mean_abs_shap(self, features: FloatArray) -> FloatArray:
         """(F,) of (N, F): the mean absolute SHAP value of each feature, in units of the label."""
@@ -81,13 +101,18 @@ class LightGBMModel:
         mean: FloatArray = np.abs(values[:, :-1]).mean(axis=0)
         return mean
 
+    def forest(self) -> Forest:
+        """The trees themselves."""
+        return read_forest(self.to_bytes())
+
     def to_bytes(self) -> bytes:
         text: str = self.booster.model_to_string()
         return text.encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
+        read_forest(data)
         try:
             return cls(lightgbm.Booster(model_str=data.decode()))
-        except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as exc:
+        except (lightgbm.basic.LightGBMError, ValueError) as exc:
             raise RegistryError("These bytes are not a LightGBM model in text form.") from exc

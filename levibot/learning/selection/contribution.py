@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from levibot.learning.models.lightgbm import LightGBMModel, LightGBMParameters
-from levibot.learning.selection.rows import FoldRows, shifted
+from levibot.learning.selection.rows import FoldRows, lesson, shifted
 from levibot.market.bars import BoolArray, FloatArray
 
 
@@ -19,7 +19,7 @@ def contributing(rows: FoldRows, booster: LightGBMParameters, seed: int) -> tupl
     rng = np.random.default_rng(seed)
     teach = np.hstack([rows.features, shifted(rows.features, rng)])
     judge = np.hstack([rows.judge_features, shifted(rows.judge_features, rng)])
-    model = LightGBMModel.fit(teach, rows.labels, parameters=booster, seed=seed)
+    model = LightGBMModel.fit(lesson(teach, rows.labels), parameters=booster, seed=seed)
     size = model.mean_abs_shap(judge)
     own, shadow = size[:n_features], size[n_features:]
     return own, own > shadow.max()

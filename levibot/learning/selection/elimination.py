@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from levibot.learning.models.lightgbm import LightGBMModel, LightGBMParameters
-from levibot.learning.selection.rows import FoldRows
+from levibot.learning.models.sequence import IndexArray, rows_as_samples
+from levibot.learning.selection.rows import FoldRows, lesson
 from levibot.market.bars import BoolArray
-
-IndexArray = npt.NDArray[np.intp]
 
 # Of those that are left, this share goes in a step.
 STEP = 0.3
@@ -29,8 +27,8 @@ def surviving(rows: FoldRows, booster: LightGBMParameters, seed: int) -> BoolArr
     left = np.arange(n_features)
     steps: list[tuple[float, IndexArray]] = []
     while True:
-        model = LightGBMModel.fit(rows.features[:, left], rows.labels, parameters=booster, seed=seed)
-        error = rows.judge_labels - model.predict(rows.judge_features[:, left])
+        model = LightGBMModel.fit(lesson(rows.features[:, left], rows.labels), parameters=booster, seed=seed)
+        error = rows.judge_labels - model.predict(rows_as_samples(rows.judge_features[:, left]))[:, 0]
         steps.append((float(np.mean(error**2)), left))
         n_kept = int(len(left) * (1.0 - STEP))
         if n_kept < FEWEST:

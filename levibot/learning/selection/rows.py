@@ -10,6 +10,8 @@ from math import ceil
 import numpy as np
 
 from levibot.errors import DataError
+from levibot.learning.models.lesson import Lesson
+from levibot.learning.models.sequence import rows_as_samples
 from levibot.learning.past import Knowledge
 from levibot.learning.walk_forward import EMBARGO_BARS, purged_folds, usable_rows
 from levibot.market.bars import BoolArray, FloatArray
@@ -86,6 +88,11 @@ def fold_rows(
                 )
             )
     return folds
+
+
+def lesson(features: FloatArray, labels: FloatArray) -> Lesson:
+    """Pooled rows (N, F) and their label (N,) as what a booster is fitted on."""
+    return Lesson(rows_as_samples(features), labels[:, None], 0)
 
 
 def shifted(features: FloatArray, rng: np.random.Generator) -> FloatArray:

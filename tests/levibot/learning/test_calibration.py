@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from levibot.errors import DataError
-from levibot.learning.calibration import Platt, fit_platt
+from levibot.learning.calibration import Platt, calibration_error, fit_platt
 
 
 def outcomes(slope: float, intercept: float, n: int = 40_000) -> tuple[np.ndarray, np.ndarray]:
@@ -38,3 +38,19 @@ def test_a_probability_of_nothing_is_nothing() -> None:
 def test_no_rows_are_refused() -> None:
     with pytest.raises(DataError):
         fit_platt(np.array([]), np.array([], dtype=np.bool_))
+
+
+def test_the_calibration_error_is_what_was_said_less_what_happened() -> None:
+    rng = np.random.default_rng(1)
+    said = rng.uniform(0.2, 0.8, 200_000)
+    assert calibration_error(said, rng.random(len(said)) < said) < 0.005
+    # Said with twice the distance from one half: the error is half the mean distance that was said.
+    wrong = 0.5 + (said - 0.5) / 2
+    assert calibration_error(said, rng.random(len(said)) < wrong) == pytest.approx(0.075, abs=0.005)
+    # Two values, said ten times each: those that are equal share a bin.
+    told = np.array([0.2] * 10 + [0.9] * 10)
+    came = np.array([True] * 4 + [False] * 6 + [True] * 9 + [False])
+    assert calibration_error(told, came) == pytest.approx(0.1)
+    assert calibration_error(np.full(100, 0.7), np.arange(100) % 10 < 7) == pytest.approx(0.0)
+    with pytest.raises(DataError, match="at least one"):
+        calibration_error(np.array([]), np.array([], dtype=np.bool_))

@@ -14,6 +14,9 @@ from levibot.errors import DataError, RegistryError
 from levibot.features.engine import compute, compute_tail
 from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.models.lstm import LSTMParameters
+from levibot.learning.models.xgboost import XGBoostParameters
+from levibot.learning.onnx_export import export_signal
 from levibot.learning.past import ComputedPast, Knowledge
 from levibot.learning.signal import SignalModel, SignalParameters, Signals
 from levibot.learning.training import SIGNAL, TrainingParameters, needed_bars, train
@@ -198,7 +201,9 @@ def test_the_same_inputs_train_the_same_model(panel: Panel, features: FloatArray
 
 def test_training_says_how_many_bars_it_needs(panel: Panel, features: FloatArray) -> None:
     early = START + 1_500 * HOUR
-    with pytest.raises(DataError, match=rf"at least {needed_bars(3)} bars .*; there are 1[45]\d\d\."):
+    with pytest.raises(
+        DataError, match=rf"at least {needed_bars(3, training=QUICK)} bars .*; there are 1[45]\d\d\."
+    ):
         train(known_at(early, panel, features), seed=0, train_start=START, training=QUICK)
 
 
@@ -220,3 +225,49 @@ def test_progress_counts_up_to_its_total(panel: Panel, features: FloatArray) -> 
         progress=lambda done, total, what: seen.append((done, total)),
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.fixture(scope="module")
+def four_kinds(panel: Panel, features: FloatArray) -> SignalModel:
+    training = replace(
+        QUICK,
+        kinds=("lightgbm", "xgboost", "linear", "lstm"),
+        xgboost=XGBoostParameters(trees=20),
+        lstm=LSTMParameters(units=4, epochs=2),
+    )
+    known = ComputedPast(panel, CORE, SIGNAL.horizons_bars, features).at(FIT_AT)
+    return train(known, seed=2, train_start=START, training=training)
+
+
+def test_four_kinds_learn_and_a_net_reads_further_back(four_kinds: SignalModel, model: SignalModel) -> None:
+    learned = [(member.kind, [part.bars for part in member.horizons]) for member in four_kinds.learned]
+    trees_and_lines = [(kind, [bars]) for kind in ("lightgbm", "xgboost", "linear") for bars in (8, 24)]
+    assert learned == [*trees_and_lines, ("lstm", [8, 24])]
+    assert four_kinds.window_bars == model.window_bars + 11 * 8
+    # Those of a kind are the same with and without the others.
+    assert four_kinds.to_files()["lightgbm_h8_0.txt"] == model.to_files()["lightgbm_h8_0.txt"]
+
+
+def test_four_kinds_serve_what_they_backtested(four_kinds: SignalModel, features: FloatArray) -> None:
+    batch = four_kinds.evaluate(features)
+    loaded = SignalModel.from_files(json.loads(json.dumps(four_kinds.metadata())), four_kinds.to_files())
+    for row in (1_500, len(features) - 1):
+        window = features[row - loaded.window_bars + 1 : row + 1]
+        for field in FIELDS:
+            served, backtested = getattr(loaded.signals(window), field), getattr(batch, field)[row]
+            np.testing.assert_allclose(served, backtested, rtol=1e-9, atol=1e-15)
+        short = loaded.signals(window[1:]).target_position
+        assert not np.allclose(short, batch.target_position[row], rtol=1e-9, atol=0.0)
+
+
+def test_an_exported_signal_says_the_same(four_kinds: SignalModel, features: FloatArray) -> None:
+    exported = export_signal(four_kinds, features, rng=np.random.default_rng(0))
+    metadata = json.loads(json.dumps(exported.metadata(), allow_nan=False))
+    loaded = SignalModel.from_files(metadata, exported.to_files())
+    assert loaded.metadata() == metadata
+    n_models = sum(len(member.models) for member in four_kinds.learned)
+    assert [form["served"] for form in metadata["served"]] == ["onnx"] * n_models
+    window = features[-loaded.window_bars :]
+    for field in FIELDS:
+        served, native = getattr(loaded.signals(window), field), getattr(four_kinds.signals(window), field)
+        np.testing.assert_allclose(served, native, rtol=1e-4, atol=1e-7)

@@ -17,9 +17,9 @@ from levibot.learning.history import step_rows
 from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.past import ComputedPast
 from levibot.learning.stored_past import StoredPast, key_of
-from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import SIGNAL, TrainingParameters
 from levibot.learning.walk_forward import walk_forward
+from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.market.bars import FIELDS, Panel, to_datetime
 from levibot.market.simulator import SimulatedSource
 from levibot.stores.frozen_history import FrozenHistories
@@ -70,11 +70,12 @@ def test_a_history_gives_bit_for_bit_what_the_bars_give(
                 np.testing.assert_array_equal(mine.available_at, yours.available_at)
         for rows in (slice(2400, 3100), slice(690, 705), slice(len(panel) - 1, len(panel)), slice(5, 5)):
             np.testing.assert_array_equal(stored.at_closes(rows), computed.at_closes(rows))
-        ours_traded, theirs_traded = (
-            walk_forward_targets(past, SPLITS, seed=1, training=QUICK) for past in (stored, computed)
+        ours_said, theirs_said = (
+            walk_forward_opinions(past, SPLITS, seed=1, training=QUICK) for past in (stored, computed)
         )
-        assert np.isfinite(ours_traded).any()
-        np.testing.assert_array_equal(ours_traded, theirs_traded)
+        assert np.isfinite(ours_said.values).any()
+        np.testing.assert_array_equal(ours_said.values, theirs_said.values)
+        np.testing.assert_array_equal(ours_said.unit, theirs_said.unit)
 
 
 def test_the_second_run_computes_nothing(

@@ -7,6 +7,7 @@ import pytest
 
 from levibot.errors import DataError
 from levibot.features.views import CORE
+from levibot.learning.models.sequence import rows_as_samples
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray
 from levibot.monitoring.correlation import collinearity
@@ -27,7 +28,9 @@ def test_importances_are_shares_of_what_moves_the_predictions(
     # SHAP values add up to the prediction: what no tree splits on has none.
     regressor = model.learned[0].models[0]
     contributions = np.asarray(regressor.booster.predict(rows, pred_contrib=True))
-    np.testing.assert_allclose(contributions.sum(axis=1), regressor.predict(rows), atol=1e-9)
+    np.testing.assert_allclose(
+        contributions.sum(axis=1), regressor.predict(rows_as_samples(rows))[:, 0], atol=1e-9
+    )
 
 
 def used_by(booster: object) -> set[str]:

@@ -17,16 +17,17 @@ from levibot.errors import DataError
 from levibot.features.views import CORE
 from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.past import ComputedPast
-from levibot.learning.targets import walk_forward_targets
 from levibot.learning.training import SIGNAL, TrainingParameters
 from levibot.learning.walk_forward import end_of_day, walk_forward
+from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.market.bars import FIELDS, Bars, FloatArray, Panel
 from levibot.market.parquet import ParquetSource
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import DEFAULT_SYMBOLS, SourceName
 from levibot.stores.frozen_history import FrozenHistories
 from levibot.trading.costs import Costs
-from levibot.trading.report import Report, bought_once, rebalanced_daily, run_backtest
+from levibot.trading.performance import bought_once, rebalanced_daily
+from levibot.trading.report import Report, run_backtest
 from tests.trial_books import new_book
 
 HOUR = timedelta(hours=1)
@@ -243,7 +244,9 @@ def test_the_report_is_what_its_targets_earn_when_filled_at_the_next_open(
     panel = Panel.align({symbol: source.bars(symbol, day(2020), day(2020, 9)) for symbol in SYMBOLS})
     splits = walk_forward(day(2020), day(2020, 7), day(2020, 9), refit="monthly")
     past = ComputedPast(panel, CORE, SIGNAL.horizons_bars)
-    targets = walk_forward_targets(past, splits, seed=1, training=QUICK)
+    opinions = walk_forward_opinions(past, splits, seed=1, training=QUICK)
+    weights = report.allocation.of_rows(panel.closes_at, report.allocation.ensemble)
+    targets = opinions.positions(weights)
     first = int(np.searchsorted(panel.ts, np.datetime64("2020-07-01")))
     test = panel.rows(slice(first, len(panel)))
     days = test.ts.astype("datetime64[D]")

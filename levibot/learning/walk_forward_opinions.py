@@ -1,4 +1,4 @@
-"""The targets of a whole history, each stretch by a model that saw only what came before it."""
+"""The opinions over a whole history, each stretch by a model that saw only what came before it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from levibot.errors import DataError
+from levibot.learning.members import Opinions
 from levibot.learning.past import Past, columns_of
 from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
 from levibot.learning.training import SIGNAL, TRAINING, Progress, TrainingParameters, train
 from levibot.learning.walk_forward import Split
-from levibot.market.bars import FloatArray, to_datetime64
+from levibot.market.bars import to_datetime64
 
 
-def walk_forward_targets(
+def walk_forward_opinions(
     past: Past,
     splits: Sequence[Split],
     *,
@@ -23,8 +25,8 @@ def walk_forward_targets(
     training: TrainingParameters = TRAINING,
     selection: Selection | None = None,
     progress: Progress | None = None,
-) -> FloatArray:
-    """(T, S) target positions, fractions of equity, decided at each row's close.
+) -> Opinions:
+    """What each member said at each row's close, (T, S, M) of the panel.
 
     A row whose close falls into a stretch is decided by the model that was made at the stretch's beginning.
     Each model learns from what was known at the stretch's beginning, and decides on features as they were
@@ -33,7 +35,7 @@ def walk_forward_targets(
     Raises DataError when too few rows can teach, and as `Selection.of`.
     """
     panel = past.panel
-    targets = np.full(panel.open.shape, np.nan)
+    said: Opinions | None = None
     for number, split in enumerate(splits, start=1):
         begin, end = (
             int(np.searchsorted(panel.closes_at, to_datetime64(at)))
@@ -50,7 +52,15 @@ def walk_forward_targets(
             )
             lead = max(0, begin - model.window_bars + 1)
             features = columns_of(past.at_closes(slice(lead, end)), known.feature_names, model.feature_names)
-            targets[begin:end] = model.evaluate(features).target_position[begin - lead :]
+            stretch = model.opinions(features)
+            if said is None:
+                shape = panel.open.shape
+                unsaid = np.full((*shape, len(stretch.members)), np.nan)
+                said = Opinions(stretch.members, unsaid, np.full(shape, np.nan))
+            said.values[begin:end] = stretch.values[begin - lead :]
+            said.unit[begin:end] = stretch.unit[begin - lead :]
         if progress is not None:
             progress(number, len(splits), f"traded {split.test_start:%Y-%m-%d} to {split.last_day:%Y-%m-%d}")
-    return targets
+    if said is None:
+        raise DataError("No bar closes within the test: there is nothing to have an opinion of.")
+    return said
