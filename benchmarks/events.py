@@ -94,7 +94,7 @@ class Workload:
                 "signal",
                 SYMBOLS[i % len(SYMBOLS)],
                 now,
-                {"probability_up": 0.5 + i / 1e5, "target_position": 0.25, "model_version": "v0003"},
+                {"probability_up": 0.5 + i / 1e5, "target_position": 0.25, "model_version": "v1.0.2"},
                 event_id=f"{next(self._numbers):032x}",
             )
             for i in range(BATCH)

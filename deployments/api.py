@@ -15,6 +15,8 @@ from actors import event_log, online_features
 from actors.processes import Said
 from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
+from deployments.model_routes import ModelsFace
+from deployments.models import Models
 from deployments.processes import Processes
 from deployments.router import Routed
 from deployments.schemas import QueryCostEntry, Readiness
@@ -66,6 +68,7 @@ class Api:
         self._events = event_log.Reader("api")
         self._features = online_features.Reader("api")
         self._processes = Processes(router, settings)
+        self.models: ModelsFace = Models(settings)
         # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
             "redis",

@@ -12,10 +12,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from levibot.errors import DataError, LeviBotError, NotReady, StoreUnavailable, UnknownSymbol, UsageError
+from levibot.errors import (
+    DataError,
+    LeviBotError,
+    NotReady,
+    RegistryConflict,
+    StoreUnavailable,
+    UnknownSymbol,
+    UnknownVersion,
+    UsageError,
+)
 
 STATUS_OF: tuple[tuple[type[LeviBotError], int], ...] = (
     (UnknownSymbol, 404),
+    (UnknownVersion, 404),
+    (RegistryConflict, 409),
     (DataError, 500),
     (UsageError, 400),
     (NotReady, 503),

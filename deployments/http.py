@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from deployments.errors import RETRY_AFTER_S, LimitBody, install_error_handlers, trace_id_of, unforeseen
+from deployments.model_routes import ModelsFace, add_model_routes
 from deployments.schemas import (
     ErrorResponse,
     EventEntry,
@@ -49,6 +50,11 @@ class Face(Protocol):
     @property
     def source(self) -> str:
         """simulated, parquet or exchange."""
+        ...
+
+    @property
+    def models(self) -> ModelsFace:
+        """The model versions."""
         ...
 
     async def predict(self, symbol: str) -> Answer:
@@ -127,6 +133,8 @@ def build_http(face: Face) -> FastAPI:
             served_from=answer.served_from,
             trace_id=trace_id_of(request),
         )
+
+    add_model_routes(http, face.models)
 
     @http.get("/features/{symbol}", responses=ERRORS, summary="The features of a symbol")
     async def features(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from deployments.loopback import keep_to_loopback
-from levibot.errors import RegistryError
 from levibot.features.views import CORE
 from levibot.learning.signal import SignalModel, Signals
 from levibot.learning.training import window_bars
 from levibot.market.bars import FloatArray
+from levibot.serving.fit import check_fits
 from levibot.settings import Settings
 from levibot.stores.connect import open_registry
 from levibot.telemetry.logging import configure_logging
@@ -50,17 +50,12 @@ class ModelReplica:
 
     def _load(self, version: str) -> SignalModel:
         stored = self._registry.load(version)
-        model = SignalModel.from_files(stored.metadata, stored.files)
-        # The numbers would fit, and mean something else.
-        if (model.view_version, model.symbols) != (CORE.version, self._symbols):
-            raise RegistryError(
-                f"Version {version} reads view {model.view_version} of {', '.join(model.symbols)}; "
-                f"this run has view {CORE.version} of {', '.join(self._symbols)}.",
-                hint=f"Train one for it: {TRAIN}",
-            )
-        if model.window_bars > window_bars():
-            raise RegistryError(
-                f"Version {version} reads {model.window_bars} rows of features; {window_bars()} are online.",
-                hint=f"Train one for it: {TRAIN}",
-            )
-        return model
+        check_fits(
+            version,
+            stored.metadata,
+            view_version=CORE.version,
+            symbols=self._symbols,
+            online_bars=window_bars(),
+            hint=f"Train one for it: {TRAIN}",
+        )
+        return SignalModel.from_files(stored.metadata, stored.files)

@@ -12,6 +12,7 @@ from levibot.stores.reading import Freshness
 
 Symbol = Annotated[str, StringConstraints(pattern=PATTERN)]
 EventType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Version = Annotated[str, StringConstraints(pattern=r"^v[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
 # A form sends an empty value for what it leaves out.
 NoneIfEmpty = BeforeValidator(lambda value: None if value == "" else value)
 
@@ -144,6 +145,66 @@ class SlowQueriesResponse(BaseModel):
 
     queries: list[QueryCostEntry]
     missing: dict[str, str] = Field(description="processes that did not answer, and why")
+    trace_id: str
+
+
+class ModelEntry(BaseModel):
+    """One version of the registry."""
+
+    version: str
+    is_active: bool
+    published_at: datetime | None = Field(description="UTC, null where the manifest cannot be trusted")
+    problem: str = Field(description="why the version cannot be used, else empty")
+    metadata: dict[str, Any] = Field(
+        description="what model.json says: window, data, view, features, scores …"
+    )
+
+
+class ActivationEntry(BaseModel):
+    """What went live, when and why; of the version that served already: it was confirmed."""
+
+    version: str
+    replaced: str | None
+    at: datetime
+    reason: str
+    decision: dict[str, Any] | None = Field(description="the numbers of the rule that decided, null by hand")
+
+
+class ModelsResponse(BaseModel):
+    """The versions in the order of their names, and what was live when."""
+
+    active: str | None = Field(description="the version that serves, null before the first activation")
+    state: str = Field(description="names the newest activation: give it as `instead_of` of an activation")
+    models: list[ModelEntry]
+    history: list[ActivationEntry] = Field(description="newest first")
+    as_of: datetime = Field(description="when the registry said so, UTC")
+    problem: str = Field(description="why this is not what the registry holds now, else empty")
+    trace_id: str
+
+
+class ActivateRequest(BaseModel):
+    """Which version is to serve, and why."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"version": "v1.2.3", "reason": "back to the last one"}]},
+    )
+
+    version: Version = Field(description="as `GET /ai/models/list` names it")
+    reason: str = Field(min_length=1, max_length=500, description="kept in the history")
+    instead_of: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="`state` of the list that the choice was made on; null: whatever serves now",
+    )
+
+
+class ActivateResponse(BaseModel):
+    """What serves now."""
+
+    version: str
+    replaced: str | None = Field(description="what served before")
+    is_changed: bool = Field(description="false where it served already")
     trace_id: str
 
 

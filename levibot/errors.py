@@ -11,7 +11,9 @@ LeviBotError
 │   ├── SourceUnavailable         a market source does not answer
 │   └── SourceDisabled            a market source has no key, or its budget is spent
 ├── RateLimited               a caller asks more often than its limit allows
-├── RegistryError             a model version is missing, broken or refused
+├── RegistryError             a model version is broken or refused
+│   ├── UnknownVersion            a model version that this registry does not have
+│   └── RegistryConflict          the registry is in another state than the caller takes it to be
 ├── NotReady                  what is asked for is not there yet, or too old to be used
 └── ProcessError              a process that LeviBot runs did not start or stop
     └── PortInUse                 a port is taken by somebody else
@@ -112,9 +114,21 @@ class RateLimited(LeviBotError):
 
 
 class RegistryError(LeviBotError):
-    """A model version is missing, broken or refused."""
+    """A model version is broken or refused."""
 
     code = "registry"
+
+
+class UnknownVersion(RegistryError):
+    """A model version that this registry does not have."""
+
+    code = "unknown_version"
+
+
+class RegistryConflict(RegistryError):
+    """The registry is in another state than the caller takes it to be, or a version does not fit this run."""
+
+    code = "registry_conflict"
 
 
 class NotReady(LeviBotError):

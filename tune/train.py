@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import ray
 import structlog
 import typer
 
+from levibot.clock import SystemClock
 from levibot.errors import DataError, LeviBotError, UsageError
 from levibot.features.side_data import attach_stored
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
+from levibot.launch.commit import current_commit
+from levibot.learning.evidence.book import TrialBook
 from levibot.learning.onnx_export import export_signal
 from levibot.learning.past import Knowledge
+from levibot.learning.promotion import Decision, PromotionRule, decide
 from levibot.learning.search.parameters_file import FoundParameters
 from levibot.learning.search.space import Candidate
 from levibot.learning.signal import SignalModel
 from levibot.learning.training import SIGNAL, TRAINING, train
 from levibot.market.bars import Panel, to_datetime, to_datetime64
 from levibot.monitoring.references import TrainingReference, publish_reference
-from levibot.resilience.idempotency import Idempotency
 from levibot.settings import Settings
-from levibot.stores.connect import open_durable, open_references, open_registry, open_ticks
+from levibot.stores.connect import open_references, open_registry, open_ticks, open_trial_journal
 from levibot.stores.embedded import endpoints
-from levibot.stores.registry_writes import RegistryWrites
 from levibot.telemetry.logging import configure_logging
+from levibot.trading.costs import Costs
+from tune.registration import Made, Mode, register, rival_of
 from tune.training_data import TrainingData, ask_for_export, of_bars, read_export
 
-# How long a repeat gets the first result, how long a claim outlives a job that was killed, and how long a job
-# waits for another that uploads the same: longer than the claim of a dead one.
-KEPT_S, LEASE_S, WAIT_S = 86_400.0, 20.0, 60.0
 log = structlog.get_logger()
 
 
@@ -116,11 +116,11 @@ def read_parameters(path: Path) -> FoundParameters:
 def run(
     settings: Settings,
     until: datetime,
-    activate: bool,
+    mode: Mode,
     export: Path | None = None,
     parameters: FoundParameters | None = None,
 ) -> str:
-    """Train on what is known, publish the version and, if asked, make it live; then learn its reference.
+    """Train on what is known, publish the version, make it live as `mode` says; then learn its reference.
 
     parameters: of a search; the defaults where there are none.
 
@@ -144,15 +144,42 @@ def run(
     known = ray.put(data.known)
     candidate = parameters.candidate if parameters else Candidate(SIGNAL, TRAINING)
     model = ray.get(fit.remote(known, train_start, candidate, seed, level))
-    metadata = {
-        **model.metadata(),
-        "market_id": settings.market_id,
-        "source": settings.source,
-        **data.metadata,
-        **(parameters.metadata() if parameters else {}),
-    }
-    version = asyncio.run(register(settings, metadata, model.to_files(), activate))
-    log.info("model is registered", version=version, active=activate)
+    registry = open_registry(settings)
+    made = Made(
+        {
+            **model.metadata(),
+            "market_id": settings.market_id,
+            "source": settings.source,
+            "git_commit": current_commit(),
+            **data.metadata,
+            **(parameters.metadata() if parameters else {}),
+        },
+        model.to_files(),
+    )
+
+    def refit(cut: Knowledge) -> SignalModel:
+        remade: SignalModel = ray.get(fit.remote(ray.put(cut), train_start, candidate, seed, level))
+        return remade
+
+    def decided() -> Decision:
+        trials = TrialBook(
+            open_trial_journal(settings),
+            settings.market_id,
+            SystemClock(),
+            git_commit=made.metadata["git_commit"],
+        )
+        return decide(
+            data.known,
+            refit,
+            rival_of(registry),
+            trials=trials,
+            seed=seed,
+            costs=Costs(),
+            rule=PromotionRule(),
+        )
+
+    version = asyncio.run(register(settings, made, mode, decided))
+    log.info("model is registered", version=version, mode=mode)
     # Nobody waits for it: the model serves meanwhile, and its watch begins when this is there.
     reference = ray.get(learn_reference.remote(known, train_start, model, level))
     publish_reference(open_references(settings), version, reference)
@@ -160,32 +187,14 @@ def run(
     return version
 
 
-async def register(
-    settings: Settings, metadata: Mapping[str, Any], files: Mapping[str, bytes], activate: bool
-) -> str:
-    """Publish the version and, if asked, make it live. Returns the version.
-
-    A job that is run again, and learns the same again, makes no second version.
-    """
-    redis = open_durable(settings)
-    try:
-        keys = Idempotency(redis, ttl_s=KEPT_S, lease_s=LEASE_S, wait_s=WAIT_S)
-        writes = RegistryWrites(open_registry(settings), keys)
-        published = await writes.publish(metadata, files)
-        if published.is_repeat:
-            log.info("this model was published before", version=published.result)
-        if activate:
-            await writes.activate(published.result, "trained")
-    finally:
-        await redis.aclose()
-    return str(published.result)
-
-
 def main(
     until: Annotated[
         datetime | None, typer.Option(help="Train on bars finished by then, UTC (default: the market's now).")
     ] = None,
     activate: Annotated[bool, typer.Option(help="Make the new version live.")] = True,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it live only where it beats the one that is.")
+    ] = False,
     export: Annotated[
         Path | None, typer.Option(help="Learn from this export (default: a new one of the history).")
     ] = None,
@@ -200,7 +209,8 @@ def main(
         found = None if parameters is None else read_parameters(parameters)
         # The store may hold bars of a recorded market that lie in its future.
         known = until.replace(tzinfo=until.tzinfo or UTC) if until else settings.clock().now()
-        run(settings, known, activate, export, found)
+        mode: Mode = "promote" if promote else "activate" if activate else "publish"
+        run(settings, known, mode, export, found)
     except LeviBotError as exc:
         sys.stderr.write(f"train: {exc}\n")
         raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -39,6 +39,21 @@ class Knowledge:
                 return labels
         there = ", ".join(str(labels.horizon_bars) for labels in self.labels) or "none"
         raise DataError(f"There are no labels of {horizon_bars} bars; of the horizons there are: {there}.")
+
+    def until(self, as_of: datetime) -> Knowledge:
+        """What of this was there at an earlier instant: the rows finished by then, the labels out by then.
+
+        The features are those of today: one that came late is there, as it is in `features`.
+        """
+        finished = finished_rows(self.panel, as_of)
+        panel = self.panel.rows(slice(0, finished))
+        labels = tuple(known_labels(panel, of.values[:finished], of.horizon_bars) for of in self.labels)
+        return replace(self, as_of=as_of, panel=panel, features=self.features[:finished], labels=labels)
+
+    def of_features(self, names: Sequence[str]) -> Knowledge:
+        """The same with some of the features, in this order. Raises DataError where one is missing."""
+        features = columns_of(self.features, self.feature_names, names)
+        return replace(self, feature_names=tuple(names), features=features)
 
 
 class Past(Protocol):
@@ -86,6 +101,20 @@ class ComputedPast:
     def at_closes(self, rows: slice) -> FloatArray:
         """See `Past`."""
         return self._features[rows]
+
+
+def columns_of(features: FloatArray, there: Sequence[str], names: Sequence[str]) -> FloatArray:
+    """(…, F') of features (…, F) named `there`, in the order of `names`.
+
+    The array itself where they are the same. Raises DataError where one is missing.
+    """
+    if tuple(names) == tuple(there):
+        return features
+    column = {name: k for k, name in enumerate(there)}
+    missing = [name for name in names if name not in column]
+    if missing:
+        raise DataError(f"There is no feature {missing[0]} among the {len(there)} that there are.")
+    return features[..., [column[name] for name in names]]
 
 
 def finished_rows(panel: Panel, as_of: datetime) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 
 from levibot.errors import DataError
 from levibot.learning.members import Opinions
-from levibot.learning.past import Past
+from levibot.learning.past import Past, columns_of
+from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
 from levibot.learning.training import SIGNAL, TRAINING, Progress, TrainingParameters, train
 from levibot.learning.walk_forward import Split
@@ -22,14 +23,16 @@ def walk_forward_opinions(
     seed: int,
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
+    selection: Selection | None = None,
     progress: Progress | None = None,
 ) -> Opinions:
     """What each member said at each row's close, (T, S, M) of the panel.
 
     A row whose close falls into a stretch is decided by the model that was made at the stretch's beginning.
     Each model learns from what was known at the stretch's beginning, and decides on features as they were
-    known at their own closes. Row t depends on rows up to t alone. NaN outside the stretches and where there
-    is no signal. Raises DataError when too few rows can teach.
+    known at their own closes; with a `selection`, on the features that were selected by the stretch's
+    beginning. Row t depends on rows up to t alone. NaN outside the stretches and where there is no signal.
+    Raises DataError when too few rows can teach, and as `Selection.of`.
     """
     panel = past.panel
     said: Opinions | None = None
@@ -39,15 +42,17 @@ def walk_forward_opinions(
             for at in (split.test_start, split.test_end)
         )
         if begin < end:
+            known = past.at(split.fit_at)
             model = train(
-                past.at(split.fit_at),
+                known if selection is None else selection.of(known),
                 seed=seed,
                 train_start=split.train_start,
                 signal=signal,
                 training=training,
             )
             lead = max(0, begin - model.window_bars + 1)
-            stretch = model.opinions(past.at_closes(slice(lead, end)))
+            features = columns_of(past.at_closes(slice(lead, end)), known.feature_names, model.feature_names)
+            stretch = model.opinions(features)
             if said is None:
                 shape = panel.open.shape
                 unsaid = np.full((*shape, len(stretch.members)), np.nan)

@@ -159,6 +159,13 @@ CALLS = (
         "_route",
     ),
     CallOut(
+        "deployments/models.py",
+        "the model registry, and Redis for who switches",
+        ("_read", "_load", "_activate"),
+        "the list as it was last, with when and why; an activation is refused and changes nothing",
+        "list",
+    ),
+    CallOut(
         "levibot/serving/request_features.py",
         "the tick store: bars of a request",
         ("_read",),
@@ -306,6 +313,7 @@ UNGUARDED: Mapping[str, str] = {
     "levibot/stores/connect.py": "opens for others, who guard their calls",
     "levibot/stores/online.py": "opens for others, who guard their calls",
     "tune/backfill_features.py": "a job: it is run again, and what was done is not done twice",
+    "tune/registration.py": "a job: one that fails is run again, and publishes nothing twice",
     "tune/search.py": "a job: it goes on with what is in its study",
     "tune/train.py": "a job: Ray repeats its task; one that fails publishes nothing",
     "tune/training_data.py": "a job: without an export it reads the bars, and says so",

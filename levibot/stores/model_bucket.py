@@ -1,11 +1,11 @@
 """The model registry's files in an S3 bucket.
 
     PREFIX/files/<sha256>      the files of every version, named by their content
-    PREFIX/v0001/model.json    the manifest of a version: it names its files' checksums
-    PREFIX/keys/<sha256>/v0001 says that v0001 may have been published under the key with this checksum
+    PREFIX/v1.2.3/model.json   the manifest of a version: it names its files' checksums
+    PREFIX/keys/<sha256>       the name under which the key with this checksum is published
     PREFIX/history.jsonl       every activation, one a line; the last line names the version that serves
 
-The manifest is written last, and only where its name is free: that one request takes the number and makes the
+The manifest is written last, and only where its name is free: that one request takes the name and makes the
 version visible. An activation is one request too, refused when another came first: pointer and history are
 one object and cannot disagree.
 
@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Self, cast
 
 import obstore
@@ -27,9 +28,10 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotModifiedError, 
 from obstore.store import S3Store
 
 from levibot.errors import LeviBotError, RegistryError, SettingsError, StoreUnavailable
-from levibot.stores.model_files import HISTORY, MANIFEST, StoredFile
+from levibot.stores.model_files import CARD, HISTORY, MANIFEST, StoredFile
 
 if TYPE_CHECKING:
+    from obstore import PutMode
     from obstore.store import S3Config
 
 # A follower asks so often at most: most of the answers are "not modified", and each is a request to pay for.
@@ -103,21 +105,30 @@ class ModelBucket:
                 return None
         return bytes(parts)
 
-    def keyed(self, key: str) -> list[str]:
-        with self._translated("look up a key"):
-            found = obstore.list_with_delimiter(self._small, _key_path(key))["objects"]
-            return [entry["path"].rpartition("/")[2] for entry in found]
+    def claim_of(self, key: str) -> str | None:
+        return self._claim(key)[0]
+
+    def claim(self, key: str, version: str, *, instead_of: str | None) -> str:
+        while True:
+            claimed, tag = self._claim(key)
+            if claimed is not None and claimed != instead_of:
+                return claimed
+            with self._translated("claim a name"):
+                try:
+                    mode: PutMode = "create" if tag is None else {"e_tag": tag}
+                    obstore.put(self._small, _key_path(key), version.encode(), mode=mode)
+                except (AlreadyExistsError, PreconditionError):
+                    continue  # Somebody else's, or ours in a request whose answer was lost.
+            return version
 
     @contextmanager
-    def staged(
-        self, files: Mapping[str, bytes], manifest: bytes, key: str | None
-    ) -> Iterator[Callable[[str], bool]]:
+    def staged(self, files: Mapping[str, bytes], card: bytes) -> Iterator[Callable[[str, bytes], bool]]:
         # A crash from here on leaves files that no manifest names: they cost space, and nobody reads them.
-        for name, data in files.items():
+        for name, data in chain(files.items(), ((CARD, card),)):
             with self._translated(f"write {name}"):
                 path = _file_path(_sha256(data))
                 obstore.put(self._large, path, data, chunk_size=PART_BYTES, max_concurrency=PARALLEL_PARTS)
-        yield lambda version: self._take(version, manifest, key)
+        yield self._take
 
     def newest_activation(self) -> bytes | None:
         known = self._read_history()
@@ -146,16 +157,23 @@ class ModelBucket:
                     continue  # another activation came first: this one comes after it
             return
 
-    def _take(self, version: str, manifest: bytes, key: str | None) -> bool:
+    def _take(self, version: str, manifest: bytes) -> bool:
         with self._translated(f"write {MANIFEST} of version {version}"):
-            if key is not None:
-                # First, so that no version is there that its key does not lead to.
-                obstore.put(self._small, f"{_key_path(key)}/{version}", b"")
             try:
                 obstore.put(self._small, f"{version}/{MANIFEST}", manifest, mode="create")
             except AlreadyExistsError:
                 return False
         return True
+
+    def _claim(self, key: str) -> tuple[str | None, str | None]:
+        """The claimed name of a key and the tag of this very state; None and None before the first."""
+        with self._translated("look up a key"):
+            try:
+                answer = obstore.get(self._small, _key_path(key))
+                return bytes(answer.bytes()).decode(errors="replace"), answer.meta["e_tag"]
+            except FileNotFoundError as exc:
+                _check_bucket(exc)
+                return None, None
 
     def _read_history(self) -> tuple[str, bytes] | None:
         """The activations with the tag of this very state, None before the first."""

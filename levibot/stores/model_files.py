@@ -1,7 +1,9 @@
 """Where the model registry keeps its files: what a place must offer, and the one that is a folder.
 
-    ROOT/v0001/model.json      the manifest of a version
-    ROOT/v0001/<file>          its files
+    ROOT/v1.2.3/model.json     the manifest of a version
+    ROOT/v1.2.3/card.md        what it says, for people
+    ROOT/v1.2.3/<file>         its files
+    ROOT/.keys/<sha256>        the name under which the key with this checksum is published
     ROOT/active.json           the newest activation: it names the version that serves
     ROOT/history.jsonl         every activation, one a line
     ROOT/.publish-*            a publish under way, or the leftover of one that crashed; nobody reads it
@@ -12,6 +14,7 @@ A version is written beside its place and renamed into it, so that it is there w
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -24,9 +27,11 @@ from typing import Protocol
 from levibot.errors import RegistryError
 
 MANIFEST = "model.json"
+CARD = "card.md"
 ACTIVE = "active.json"
 HISTORY = "history.jsonl"
-LOCK = ".activate.lock"
+LOCK = ".lock"
+KEYS = ".keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +66,24 @@ class ModelFiles(Protocol):
         """One file of a version, None where it is missing. Its content is not checked."""
         ...
 
-    def keyed(self, key: str) -> list[str]:
-        """At least the versions that were published under this key; the caller looks into each."""
+    def claim_of(self, key: str) -> str | None:
+        """The name under which this key is, or is to be, published; None before the first claim."""
+        ...
+
+    def claim(self, key: str, version: str, *, instead_of: str | None) -> str:
+        """Claim a name for a key, and return the one that is claimed now.
+
+        Another's claim stands, unless it is `instead_of`: of two that claim for one key both get one name.
+        """
         ...
 
     def staged(
-        self, files: Mapping[str, bytes], manifest: bytes, key: str | None
-    ) -> AbstractContextManager[Callable[[str], bool]]:
-        """A version that is stored, but not visible, for the block. key: what `keyed` is to find it by.
+        self, files: Mapping[str, bytes], card: bytes
+    ) -> AbstractContextManager[Callable[[str, bytes], bool]]:
+        """Files and their card that are stored, but not visible, for the block.
 
-        The function of the block makes it visible under a name, whole and at once; False where that name is
-        taken.
+        The function of the block makes them visible under a name with a manifest, whole and at once; False
+        where that name is taken.
         """
         ...
 
@@ -107,16 +119,22 @@ class ModelFolder:
     def file(self, version: str, stored: StoredFile) -> bytes | None:
         return self._read(f"{stored.name} of version {version}", self.root / version / stored.name)
 
-    def keyed(self, key: str) -> list[str]:  # noqa: ARG002 - the manifests are near, and say it themselves
-        return self.versions()
+    def claim_of(self, key: str) -> str | None:
+        found = self._read("The name of a key", self.root / KEYS / _key_name(key))
+        return None if found is None else found.decode(errors="replace")
+
+    def claim(self, key: str, version: str, *, instead_of: str | None) -> str:
+        with _translated(f"No name can be claimed in {self.root}"):
+            (self.root / KEYS).mkdir(parents=True, exist_ok=True)
+            with self._one_at_a_time():
+                claimed = self.claim_of(key)
+                if claimed not in (None, instead_of):
+                    return str(claimed)
+                _replace_durably(self.root / KEYS / _key_name(key), version.encode())
+        return version
 
     @contextmanager
-    def staged(
-        self,
-        files: Mapping[str, bytes],
-        manifest: bytes,
-        key: str | None,  # noqa: ARG002
-    ) -> Iterator[Callable[[str], bool]]:
+    def staged(self, files: Mapping[str, bytes], card: bytes) -> Iterator[Callable[[str, bytes], bool]]:
         with _translated(f"No version can be written to {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".publish-", dir=self.root))
@@ -124,11 +142,10 @@ class ModelFolder:
             with _translated(f"The version cannot be written to {draft}"):
                 for name, data in files.items():
                     _write_durably(draft / name, data)
-                _write_durably(draft / MANIFEST, manifest)
+                _write_durably(draft / CARD, card)
                 # mkdtemp keeps others out; a published version is for every process that serves.
                 draft.chmod(0o755)
-                _sync_folder(draft)
-            yield lambda version: self._take(draft, version)
+            yield lambda version, manifest: self._take(draft, version, manifest)
         finally:
             # It is gone where it became a version.
             shutil.rmtree(draft, ignore_errors=True)
@@ -142,17 +159,14 @@ class ModelFolder:
     def activate(self, entry_after: Callable[[bytes | None], bytes]) -> None:
         with _translated(f"The activation cannot be written to {self.root}"), self._one_at_a_time():
             entry = entry_after(self.newest_activation())
-            handle, draft = tempfile.mkstemp(prefix=".active-", dir=self.root)
-            with os.fdopen(handle, "wb") as file:
-                _put_durably(file.fileno(), entry)
-            Path(draft).chmod(0o644)
-            Path(draft).replace(self.root / ACTIVE)
+            _replace_durably(self.root / ACTIVE, entry)
             with (self.root / HISTORY).open("ab") as history:
                 _put_durably(history.fileno(), entry + b"\n")
-            _sync_folder(self.root)
 
-    def _take(self, draft: Path, version: str) -> bool:
+    def _take(self, draft: Path, version: str, manifest: bytes) -> bool:
         with _translated(f"Version {version} cannot be written to {self.root}"):
+            _write_durably(draft / MANIFEST, manifest)
+            _sync_folder(draft)
             try:
                 # Renaming onto a folder with files fails: of two publishers one has to take another name.
                 draft.rename(self.root / version)
@@ -191,11 +205,25 @@ def _write_durably(path: Path, data: bytes) -> None:
         _put_durably(file.fileno(), data)
 
 
+def _replace_durably(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, whatever it held before."""
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        _put_durably(file.fileno(), data)
+    Path(draft).chmod(0o644)
+    Path(draft).replace(path)
+    _sync_folder(path.parent)
+
+
 def _put_durably(handle: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(handle, rest) :]
     os.fsync(handle)
+
+
+def _key_name(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -31,9 +31,14 @@ class RegistryWrites:
         # One Redis may serve several registries.
         self._place = hashlib.sha256(registry.files.where.encode()).hexdigest()[:16]
 
-    async def publish(self, metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> Done:
-        """Publish a version; the result is its name. The same content is the same version."""
-        key = content_key(metadata, files)
+    async def publish(
+        self, metadata: Mapping[str, Any], files: Mapping[str, bytes], key: str | None = None
+    ) -> Done:
+        """Publish a version; the result is its name.
+
+        key: as of `Registry.publish`; None: the same content is the same version.
+        """
+        key = content_key(metadata, files) if key is None else key
         return await self._once(
             "publish",
             key,
@@ -41,23 +46,32 @@ class RegistryWrites:
             is_done=lambda version: self._registry.key_of(version) == key,
         )
 
-    async def activate(self, version: str, reason: str) -> Done:
-        """Make a version the one that serves; the result is its name.
+    async def activate(
+        self,
+        version: str,
+        reason: str,
+        *,
+        instead_of: str | None = None,
+        decision: Mapping[str, Any] | None = None,
+    ) -> Done:
+        """Make a version the one that serves; the result is its name. Parameters as `Registry.activate`.
 
-        What is asked for is to replace the activation that is the newest now: once the version serves, a
-        repeat changes nothing, and after another one has served meanwhile it is a new request.
+        What is asked for is to replace the activation `instead_of`, or the one that is the newest now: once
+        the version serves, a repeat changes nothing, and after another one has served meanwhile it is a new
+        request. A decision is always written down, also one that leaves the version that serves.
         """
         newest, active = await asyncio.to_thread(self._registry.newest_activation)
-        if active == version:
+        if active == version and decision is None:
             return Done(version, is_repeat=True)
+        expected = newest if instead_of is None else instead_of
 
         def activate() -> str:
-            self._registry.activate(version, reason)
+            self._registry.activate(version, reason, instead_of=expected, decision=decision)
             return version
 
         return await self._once(
             "activate",
-            f"{version}:after:{newest}",
+            f"{version}:after:{expected}",
             write=activate,
             is_done=lambda version: self._registry.newest_activation()[1] == version,
         )

@@ -18,6 +18,7 @@ from levibot.learning.market_days import market_days
 from levibot.learning.members import prior_weights
 from levibot.learning.regime import REGIMES
 from levibot.learning.regret import Regret, regrets
+from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
 from levibot.learning.stored_past import stored_past
 from levibot.learning.training import (
@@ -140,6 +141,7 @@ def run_backtest(
     view: FeatureView = CORE,
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
+    selection: Selection | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Train on the past, trade the next stretch, move on; then the account over the whole test period.
@@ -149,6 +151,7 @@ def run_backtest(
         may warm up on bars before train_start.
     trials: where every strategy of the report is counted, and a look at the hold-out before it is read.
     histories: where the features and labels of this market are, or are put for the next run.
+    selection: of the view's features; each stretch reads those that were selected by its beginning.
     Each stretch is traded by a model made at its beginning, from what the history says was known by then.
     Decisions are taken at closes and filled at the next open, the first of them at the open of test_start.
     Raises DataError when the history is too short, StoreError when a trial cannot be counted, and what the
@@ -176,7 +179,13 @@ def run_backtest(
     splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
     with stored_past(histories, panel, view, signal.horizons_bars) as past:
         opinions = walk_forward_opinions(
-            past, splits, seed=seed, signal=signal, training=training, progress=progress
+            past,
+            splits,
+            seed=seed,
+            signal=signal,
+            training=training,
+            selection=selection,
+            progress=progress,
         )
     test = panel.rows(slice(first, last))
     band = signal.no_trade_band
@@ -221,7 +230,8 @@ def run_backtest(
         "view_version": view.version,
         "seed": seed,
         "refit": refit,
-        "parameters": {"signal": signal.to_json(), "training": training.to_json()},
+        "parameters": {"signal": signal.to_json(), "training": training.to_json()}
+        | ({} if selection is None else {"selection": selection.sha256}),
         "versions": {"levibot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     counted = count_trials(

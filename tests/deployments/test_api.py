@@ -144,7 +144,7 @@ async def writer(redis_url: str) -> AsyncIterator[OnlineStore]:
 
 
 def signal(symbol: str, age: timedelta = timedelta(0)) -> Signal:
-    return Signal(symbol, NOON - age, 0.6, 0.1, "v0001", CORE.version, MARKET_ID, "simulated")
+    return Signal(symbol, NOON - age, 0.6, 0.1, "v1.0.0", CORE.version, MARKET_ID, "simulated")
 
 
 async def test_a_fresh_signal_comes_from_the_cache_and_nobody_else_is_asked(
@@ -229,7 +229,7 @@ async def test_ready_means_that_one_symbol_is_fresh_and_the_others_are_named(
     assert state.reasons[1] == f"{symbols[1]} has no signal since 2024-05-01T09:00:00+00:00."
     await writer.write_signals([signal(symbols[1])], 60.0)
     state = await api.readiness()
-    assert (state.ready, state.model_version) == (True, "v0001")
+    assert (state.ready, state.model_version) == (True, "v1.0.0")
     assert state.reasons == [f"{symbols[0]} has no signal yet."]
 
 

@@ -18,16 +18,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from actors.processes import Said
 from deployments.errors import MAX_BODY_BYTES
 from deployments.http import build_http
+from deployments.model_routes import ModelsFace
+from deployments.models import Activated, ModelList
 from deployments.schemas import ErrorResponse, QueryCostEntry, Readiness
 from deployments.slow_queries import top_queries
 from levibot import __version__
 from levibot.errors import (
     DataError,
     NotReady,
+    RegistryConflict,
     RegistryError,
     StoreError,
     StoreUnavailable,
     UnknownSymbol,
+    UnknownVersion,
     UsageError,
 )
 from levibot.serving.answer import Answer
@@ -41,7 +45,7 @@ from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
-SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v0003", "abc123", "market", "simulated", 0.01)
+SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v1.0.2", "abc123", "market", "simulated", 0.01)
 FRESH = ValueReading(0.5, Freshness.FRESH, 12.5)
 ROW = np.array([[1.5, np.nan]])
 VECTOR = FeatureReading(
@@ -51,12 +55,26 @@ VECTOR = FeatureReading(
 EVENT = Event("signal", "BTCUSDT", NOON, {"x": [0.1 + 0.2, None]}, "trace", "id")
 
 
+class NoModels:
+    """The registry's own tests are in test_models.py."""
+
+    async def list(self) -> ModelList:
+        raise NotReady("There are no models.")
+
+    async def card(self, version: str) -> str:
+        raise NotReady(f"There is no {version}.")
+
+    async def activate(self, version: str, reason: str, instead_of: str | None) -> Activated:
+        raise NotReady(f"There is no {version} for {reason} instead of {instead_of}.")
+
+
 class FakeFace:
     """Answers BTCUSDT; raises what a test gives it."""
 
     source = "simulated"
 
     def __init__(self) -> None:
+        self.models: ModelsFace = NoModels()
         self.error: Exception | None = None
         self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
         self.is_ready = True
@@ -93,7 +111,7 @@ class FakeFace:
         return Readiness(
             ready=self.is_ready,
             reasons=reasons,
-            model_version="v0003" if self.is_ready else None,
+            model_version="v1.0.2" if self.is_ready else None,
             market_time=NOON + timedelta(seconds=12.5),
             source=self.source,
         )
@@ -154,7 +172,7 @@ async def test_a_prediction_says_all_that_it_rests_on(client: httpx.AsyncClient)
         "probability_up": 0.53,
         "expected_return": 0.01,
         "target_position": -0.25,
-        "model_version": "v0003",
+        "model_version": "v1.0.2",
         "view_version": "abc123",
         "feature_age_s": 12.5,
         "freshness": "FRESH",
@@ -244,7 +262,9 @@ async def test_readiness_is_in_the_status_and_in_the_body(
         (NotReady("No model is active.", hint="Train one."), 503, "not_ready"),
         (StoreUnavailable("Redis is away.", hint="Wait."), 503, "store_unavailable"),
         (StoreError("Redis refused.", hint="Look."), 500, "store_error"),
-        (RegistryError("v0003 is broken.", hint="Publish it again."), 500, "registry"),
+        (RegistryError("v1.0.2 is broken.", hint="Publish it again."), 500, "registry"),
+        (UnknownVersion("There is no version v1.0.3."), 404, "unknown_version"),
+        (RegistryConflict("v1.0.2 came first.", hint="Ask again."), 409, "registry_conflict"),
     ],
 )
 async def test_each_of_our_errors_has_its_status(
@@ -571,6 +591,9 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
         assert shown.endswith("/ErrorResponse")
     assert set(schema["paths"]) == {
         "/ai/predict",
+        "/ai/models/list",
+        "/ai/models/activate",
+        "/ai/models/{version}/card",
         "/features/{symbol}",
         "/events",
         "/ops/slow-queries",

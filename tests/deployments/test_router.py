@@ -87,7 +87,7 @@ def registry(tmp_path: Path) -> Registry:
     registry = Registry(ModelFolder(tmp_path / "models"))
     for _ in range(3):
         registry.publish({}, {"model.txt": b"tree\n"})
-    registry.activate("v0001", "first")
+    registry.activate("v1.0.0", "first")
     return registry
 
 
@@ -166,27 +166,27 @@ async def test_a_signal_lives_on_while_no_newer_bar_comes(
         await until(is_there)
         # As its time to live would, or a FLUSHALL.
         await online._client.delete(f"{symbol}:signal")
-    assert model.asked == ["v0001"]
+    assert model.asked == ["v1.0.0"]
     assert len(told(router, "signal")) == 1
 
 
 async def test_a_broken_active_version_is_said_and_the_last_good_one_answers(
     router: Router, registry: Registry, symbol: str, model: FakeModel
 ) -> None:
-    registry.activate("v0002", "second")
-    model.broken = {"v0003"}
-    registry.activate("v0003", "third")
+    registry.activate("v1.0.1", "second")
+    model.broken = {"v1.0.2"}
+    registry.activate("v1.0.2", "third")
 
     async def is_answered_by_the_second() -> bool:
         routed = await router.signal(symbol)
         assert routed.signal is not None
-        return (routed.signal.model_version, routed.served_from) == ("v0002", "computed")
+        return (routed.signal.model_version, routed.served_from) == ("v1.0.1", "computed")
 
     await until(is_answered_by_the_second)
     (refused,) = told(router, "model_refused")
     assert refused.payload == {
-        "version": "v0003",
-        "reason": "model.txt of version v0003 is not what was published.",
+        "version": "v1.0.2",
+        "reason": "model.txt of version v1.0.2 is not what was published.",
     }
 
 
@@ -197,24 +197,24 @@ async def test_a_new_version_that_cannot_be_fetched_leaves_the_one_before(
         routed = await router.signal(symbol)
         return routed.signal is not None and routed.signal.model_version == version
 
-    await until(lambda: is_answered_by("v0001"))
-    model.away = {"v0002"}
-    registry.activate("v0002", "second")
+    await until(lambda: is_answered_by("v1.0.0"))
+    model.away = {"v1.0.1"}
+    registry.activate("v1.0.1", "second")
 
     async def was_tried() -> bool:
-        return "v0002" in model.asked
+        return "v1.0.1" in model.asked
 
     await until(was_tried)
     routed = await router.signal(symbol)
     assert routed.signal is not None
-    assert (routed.signal.model_version, routed.served_from) == ("v0001", "computed")
+    assert (routed.signal.model_version, routed.served_from) == ("v1.0.0", "computed")
     model.away = set()
-    await until(lambda: is_answered_by("v0002"))
+    await until(lambda: is_answered_by("v1.0.1"))
     assert told(router, "model_refused") == []
 
 
 async def test_with_no_good_version_the_reason_is_told(router: Router, symbol: str, model: FakeModel) -> None:
-    model.broken = {"v0001"}
+    model.broken = {"v1.0.0"}
 
     async def has_tried_all() -> bool:
         return bool(told(router, "model_refused"))
@@ -222,7 +222,7 @@ async def test_with_no_good_version_the_reason_is_told(router: Router, symbol: s
     await until(has_tried_all)
     routed = await router.signal(symbol)
     assert routed.signal is None
-    assert routed.problem == "model.txt of version v0001 is not what was published."
+    assert routed.problem == "model.txt of version v1.0.0 is not what was published."
 
 
 async def test_an_unforeseen_error_does_not_end_the_follower(

@@ -139,7 +139,7 @@ class SignalsSubject:
     @staticmethod
     def _signal(item: Item) -> Signal:
         return Signal(
-            f"W{item[0]}N{item[1]}", NOON, 1.0 / (1 + item[1]), 0.0, "v0001", VIEW, MARKET_ID, "faults"
+            f"W{item[0]}N{item[1]}", NOON, 1.0 / (1 + item[1]), 0.0, "v1.0.0", VIEW, MARKET_ID, "faults"
         )
 
 

@@ -40,7 +40,7 @@ SOURCES = {
 # What turns positions into an account, and an account into a figure that one may be chosen by.
 SCORERS = {
     *("simulate", "sharpe", "sharpe_interval", "performance", "holding", "ratio_at"),
-    *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets"),
+    *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets", "rehearse"),
 }
 RECORDERS = {"record", "count_trials"}
 HANDLE = "TrialBook"
@@ -50,6 +50,7 @@ FORMULAS: Mapping[str, str] = {
     "levibot/learning/models/": "the scale of what goes in, and a fit judged within its own window",
     "levibot/learning/onnx_export.py": "holds two forms of one model against each other",
     "levibot/learning/regret.py": "a formula; who asks it holds the ledger",
+    "levibot/learning/rehearsal.py": "the account of a given model; who asks for it holds the ledger",
     "levibot/learning/voting.py": "a fit on days that are past: its weights are scored later",
     "levibot/monitoring/drift.py": "the loss of the live model on its last day: nothing is chosen by it",
     "levibot/trading/audit.py": "controls and checks: what is earned there chooses nothing",

@@ -24,7 +24,7 @@ SIGNAL = {
     "probability_up": 0.53,
     "expected_return": None,
     "target_position": -0.1,
-    "model_version": "v0001",
+    "model_version": "v1.0.0",
     "view_version": "abc",
     "feature_age_s": 12.5,
     "freshness": "FRESH",
@@ -32,7 +32,7 @@ SIGNAL = {
     "served_from": "cache",
     "trace_id": "t",
 }
-READY = {"ready": True, "reasons": [], "model_version": "v0001", "market_time": "2024-01-02T03:00:12Z"}
+READY = {"ready": True, "reasons": [], "model_version": "v1.0.0", "market_time": "2024-01-02T03:00:12Z"}
 GARBAGE = [b"", b"<html>", b"[]", b"null", b'"ok"', b"\xff\xfe", b"{}", b'{"error": "x"}', b'{"error": {}}']
 
 Api = Callable[[int, bytes], str]

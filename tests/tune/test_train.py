@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,11 +19,12 @@ import pytest
 import actors
 from actors import feature_history
 from levibot.clock import ManualClock
-from levibot.errors import DataError
+from levibot.errors import DataError, RegistryConflict
 from levibot.features.views import CORE
 from levibot.learning.history import HistoryLoader
 from levibot.learning.labels import label_name
 from levibot.learning.past import ComputedPast
+from levibot.learning.promotion import Decision
 from levibot.learning.training import hash_panel
 from levibot.market.bars import Bars, Panel
 from levibot.market.price_process import MARKET_START
@@ -34,7 +36,8 @@ from levibot.stores.exports import Export
 from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
 from tune import training_data
-from tune.train import main, read_panel, register
+from tune.registration import Made, register, rival_of
+from tune.train import main, read_panel
 from tune.training_data import read_export
 
 HOUR = timedelta(hours=1)
@@ -182,13 +185,75 @@ async def test_a_job_that_is_run_again_makes_no_second_version(redis_url: str, t
         redis_url=redis_url,
         models_url=str(tmp_path / "models"),
     )
-    metadata, files = {"seed": 7}, {"model.txt": b"tree\n"}
+    made = Made({"seed": 7}, {"model.txt": b"tree\n"})
     for _ in range(2):
-        assert await register(settings, metadata, files, activate=True) == "v0001"
-    assert await register(settings, {"seed": 8}, files, activate=False) == "v0002"
+        assert await register(settings, made, "activate", not_asked) == "v1.0.0"
+    assert await register(settings, replace(made, metadata={"seed": 8}), "publish", not_asked) == "v1.1.0"
     registry = open_registry(settings)
-    assert [info.version for info in registry.versions()] == ["v0001", "v0002"]
-    assert [entry["version"] for entry in registry.history()] == ["v0001"]
+    assert [info.version for info in registry.versions()] == ["v1.0.0", "v1.1.0"]
+    assert [entry["version"] for entry in registry.history()] == ["v1.0.0"]
+
+
+def not_asked() -> Decision:
+    pytest.fail("Nobody asked for a decision.")
+
+
+@pytest.mark.stores
+async def test_what_the_rule_decides_is_done_once_and_kept_with_the_version(
+    redis_url: str, tmp_path: Path
+) -> None:
+    settings = Settings.load(home=tmp_path, postgres_dsn="postgresql://not.used/x", redis_url=redis_url)
+    registry = open_registry(settings)
+    assert rival_of(registry) is None
+    asked: list[str] = []
+
+    async def learn(seed: int, is_promoted: bool, reason: str) -> str:
+        def judge() -> Decision:
+            asked.append(reason)
+            return Decision(is_promoted, reason, {"net_sharpe": 0.5, "deflated_sharpe": {"n_trials": 3}})
+
+        return await register(settings, Made({"seed": seed}, {"model.txt": b"tree\n"}), "promote", judge)
+
+    first = await learn(1, True, "the first")
+    kept_back = await learn(2, False, "not better")
+    # Run again, also with another outcome: what was decided stands.
+    assert await learn(2, True, "asked again") == kept_back
+    better = await learn(3, True, "better")
+    assert (registry.active(), asked) == (better, ["the first", "not better", "better"])
+    assert [(e["version"], e["reason"], e["decision"]["version"]) for e in registry.history()] == [
+        (first, "the first", first),
+        (first, "not better", kept_back),
+        (better, "better", better),
+    ]
+    stored = registry.load(kept_back)
+    assert stored.metadata["promotion"] == {
+        "is_promoted": False,
+        "reason": "not better",
+        "net_sharpe": 0.5,
+        "deflated_sharpe": {"n_trials": 3},
+    }
+    assert (stored.metadata["metrics"], stored.metadata["trials"]) == ({"net_sharpe": 0.5}, {"n_trials": 3})
+    assert "| reason | not better |" in stored.card
+    # What serves is no signal model here, and so no rival that could be held against.
+    rival = rival_of(registry)
+    assert rival is not None
+    assert (rival.version, rival.model) == (better, None)
+    assert "not those of a signal model" in rival.problem
+
+
+@pytest.mark.stores
+async def test_a_decision_that_was_overtaken_changes_nothing(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, postgres_dsn="postgresql://not.used/x", redis_url=redis_url)
+    registry = open_registry(settings)
+    by_hand = registry.publish({"seed": 0}, {"model.txt": b"tree\n"})
+
+    def judge() -> Decision:
+        registry.activate(by_hand, "meanwhile")
+        return Decision(True, "the first", {})
+
+    with pytest.raises(RegistryConflict, match=f"was not activated: {by_hand} came first"):
+        await register(settings, Made({"seed": 1}, {"model.txt": b"tree\n"}), "promote", judge)
+    assert [entry["version"] for entry in registry.history()] == [by_hand]
 
 
 def test_the_actor_is_asked_by_the_name_that_it_has() -> None:

@@ -47,7 +47,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def signal() -> Signal:
     symbol = f"T{secrets.token_hex(6).upper()}"
-    return Signal(symbol, NOON, 0.55, -0.25, "v0003", VIEW, MARKET, "ensemble", 0.0012)
+    return Signal(symbol, NOON, 0.55, -0.25, "v1.0.2", VIEW, MARKET, "ensemble", 0.0012)
 
 
 def open_store(redis_url: str, clock: ManualClock, market: str = MARKET, view: str = VIEW) -> OnlineStore:

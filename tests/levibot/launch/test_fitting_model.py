@@ -40,7 +40,7 @@ def test_a_fitting_live_version_stays_although_a_newer_one_is_there(registry: Re
     registry.activate(publish(registry), "first")
     publish(registry)
     assert activate_fitting_model(registry, WANTED)
-    assert registry.active() == "v0001"
+    assert registry.active() == "v1.0.0"
     assert len(registry.history()) == 1
 
 
@@ -67,15 +67,15 @@ def test_what_does_not_fit_is_replaced_by_what_does(registry: Registry, other: d
 def test_a_version_whose_files_are_broken_is_passed_over(registry: Registry, tmp_path: Path) -> None:
     for _ in range(3):
         registry.activate(publish(registry), "trained")
-    for version in ("v0002", "v0003"):
+    for version in ("v1.0.1", "v1.0.2"):
         (tmp_path / "models" / version / "model.txt").write_bytes(b"Tree\n")
     assert activate_fitting_model(registry, WANTED)
-    assert registry.active() == "v0001"
+    assert registry.active() == "v1.0.0"
 
 
 def test_a_broken_pointer_is_set_anew(registry: Registry, tmp_path: Path) -> None:
     registry.activate(publish(registry), "trained")
     (tmp_path / "models" / "active.json").write_text("{")
     assert activate_fitting_model(registry, WANTED)
-    assert registry.active() == "v0001"
+    assert registry.active() == "v1.0.0"
     assert registry.history()[-1]["replaced"] is None

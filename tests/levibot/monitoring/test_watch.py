@@ -159,7 +159,7 @@ def test_a_reference_comes_after_its_version_and_stays_what_it_is(
     found = read_reference(references, version)
     assert found is not None
     assert found.to_files() == training.to_files()
-    assert read_reference(references, "v0002") is None
+    assert read_reference(references, "v1.0.1") is None
     # They lie beside the models, and are none.
     assert [info.version for info in registry.versions()] == [version]
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.stores
 HOUR = timedelta(hours=1)
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 NAMES = ("ret_1", "vol_24")
-SERVED = Served("v0007", "simulated")
+SERVED = Served("v1.0.6", "simulated")
 TTL_S = 60.0
 
 Predict = Callable[[FloatArray], Awaitable[Signals]]
@@ -96,7 +96,7 @@ async def test_every_symbol_gets_the_opinion_on_its_own_features(
         stored = await online.read_signal(symbol)
         assert stored == signals[symbol]
         assert stored is not None
-        assert (stored.as_of, stored.model_version, stored.source) == (NOON, "v0007", "simulated")
+        assert (stored.as_of, stored.model_version, stored.source) == (NOON, "v1.0.6", "simulated")
         assert stored.expected_return == pytest.approx(values[symbol] / 10.0)
     assert desk.last == signals
 
@@ -180,11 +180,11 @@ async def test_the_model_is_asked_once_for_the_same_windows_and_its_signals_live
     assert await online.read_signal(symbols[0]) == first[symbols[0]]
     assert len(model.asked) == 1
     # Another model, a symbol that comes late, or corrected features of the same bar are another question.
-    await desk.compute(model, Served("v0008", "simulated"), TTL_S)
+    await desk.compute(model, Served("v1.0.7", "simulated"), TTL_S)
     await online.write_features([window(symbols[1], 0.2)])
-    late = await desk.compute(model, Served("v0008", "simulated"), TTL_S)
+    late = await desk.compute(model, Served("v1.0.7", "simulated"), TTL_S)
     await online.write_features([window(symbols[1], 0.3)])
-    corrected = await desk.compute(model, Served("v0008", "simulated"), TTL_S)
+    corrected = await desk.compute(model, Served("v1.0.7", "simulated"), TTL_S)
     assert (late[symbols[1]].target_position, corrected[symbols[1]].target_position) == (0.2, 0.3)
     assert len(model.asked) == 4
 

@@ -42,7 +42,7 @@ def registry(folder: FarFolder) -> Registry:
     registry = Registry(folder)
     for _ in range(2):
         registry.publish({}, {"model.txt": b"tree\n"})
-    registry.activate("v0001", "first")
+    registry.activate("v1.0.0", "first")
     return registry
 
 
@@ -57,9 +57,9 @@ def active(registry: Registry, clock: ManualClock) -> ActiveVersion:
 
 
 async def test_a_near_registry_is_read_each_time(registry: Registry, active: ActiveVersion) -> None:
-    assert (await active.get()).value == "v0001"
-    registry.activate("v0002", "second")
-    assert (await active.get()).value == "v0002"
+    assert (await active.get()).value == "v1.0.0"
+    registry.activate("v1.0.1", "second")
+    assert (await active.get()).value == "v1.0.1"
 
 
 async def test_before_the_first_activation_none_serves(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ async def test_a_far_registry_is_asked_once_in_its_time(folder: FarFolder, regis
     active = ActiveVersion(registry, timeout_s=5.0)
     before = folder.n_asked
     for _ in range(20):
-        assert (await active.get()).value == "v0001"
+        assert (await active.get()).value == "v1.0.0"
     assert folder.n_asked == before + 1
 
 
@@ -84,7 +84,7 @@ async def test_the_last_answer_stands_while_the_registry_is_away(
     for minute in range(1, 11):
         clock.advance(60.0)
         answer = await active.get()
-        assert (answer.value, answer.link, answer.age_s) == ("v0001", "memory", 60.0 * minute)
+        assert (answer.value, answer.link, answer.age_s) == ("v1.0.0", "memory", 60.0 * minute)
         assert answer.problems[0]
     assert active._guard.state == "opened"
 
@@ -96,9 +96,9 @@ async def test_a_registry_that_is_back_is_believed_again(
     folder.is_away = True
     assert (await active.get()).is_fallback
     folder.is_away = False
-    registry.activate("v0002", "meanwhile")
+    registry.activate("v1.0.1", "meanwhile")
     answer = await active.get()
-    assert (answer.value, answer.link, answer.is_fallback) == ("v0002", "registry", False)
+    assert (answer.value, answer.link, answer.is_fallback) == ("v1.0.1", "registry", False)
 
 
 async def test_a_registry_that_never_answered_is_an_error(folder: FarFolder, active: ActiveVersion) -> None:

@@ -72,11 +72,11 @@ class Counts(Registry):
 async def test_a_repeat_gets_the_first_result(client: Redis, tmp_path: Path) -> None:
     registry = Counts(ModelFolder(tmp_path))
     first = await writes_of(registry, client).publish(METADATA, FILES)
-    assert (first.result, first.is_repeat) == ("v0001", False)
-    assert (await writes_of(registry, client).publish({"seed": 8}, FILES)).result == "v0002"
+    assert (first.result, first.is_repeat) == ("v1.0.0", False)
+    assert (await writes_of(registry, client).publish({"seed": 8}, FILES)).result == "v1.1.0"
     repeat = await writes_of(registry, client).publish(dict(METADATA), dict(FILES))
-    assert (repeat.result, repeat.is_repeat) == ("v0001", True)
-    assert (registry.n_published, versions(registry)) == (2, ["v0001", "v0002"])
+    assert (repeat.result, repeat.is_repeat) == ("v1.0.0", True)
+    assert (registry.n_published, versions(registry)) == (2, ["v1.0.0", "v1.1.0"])
 
 
 async def test_of_many_jobs_at_once_one_publishes_and_one_activates(client: Redis, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_of_many_jobs_at_once_one_publishes_and_one_activates(client: Redi
         return published.is_repeat
 
     assert sorted(await asyncio.gather(*(job() for _ in range(6)))) == [False] + [True] * 5
-    assert (registry.n_published, versions(registry), activations(registry)) == (1, ["v0001"], ["v0001"])
+    assert (registry.n_published, versions(registry), activations(registry)) == (1, ["v1.0.0"], ["v1.0.0"])
 
 
 async def test_a_publication_that_fails_midway_frees_the_key(client: Redis, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_a_publication_that_fails_midway_frees_the_key(client: Redis, tmp_
     writes = writes_of(registry, client, lease_s=600.0, wait_s=0.0)
     with pytest.raises(RegistryError, match="planted"):
         await writes.publish(METADATA, FILES)
-    assert (await writes.publish(METADATA, FILES)).result == "v0001"
+    assert (await writes.publish(METADATA, FILES)).result == "v1.0.0"
     assert registry.n_published == 2
 
 
@@ -121,7 +121,7 @@ async def test_a_job_that_is_killed_midway_frees_the_key(
         job.kill()
         job.communicate()
     done = await writes_of(registry, client, lease_s=lease_s).publish(METADATA, FILES)
-    assert (done.result, done.is_repeat, versions(registry)) == ("v0001", False, ["v0001"])
+    assert (done.result, done.is_repeat, versions(registry)) == ("v1.0.0", False, ["v1.0.0"])
 
 
 async def test_an_activation_is_made_once_and_again_after_another_served(
@@ -133,8 +133,8 @@ async def test_an_activation_is_made_once_and_again_after_another_served(
     for version in (first, first, second, first, first):
         await writes.activate(version, "asked")
     assert activations(registry) == [first, second, first]
-    with pytest.raises(RegistryError, match="no version v0009"):
-        await writes.activate("v0009", "asked")
+    with pytest.raises(RegistryError, match="There is no version"):
+        await writes.activate("v9.9.9", "asked")
     assert registry.active() == first
 
 
@@ -144,13 +144,13 @@ async def test_a_registry_that_was_emptied_is_written_again(
     writes = writes_of(registry, client)
     await writes.activate((await writes.publish(METADATA, FILES)).result, "trained")
     shutil.rmtree(tmp_path / "models")
-    # What Redis remembers as v0001 is another content now.
+    # What Redis remembers as v1.0.0 is another content now.
     registry.publish({"seed": 8}, FILES)
     again = await writes.publish(METADATA, FILES)
-    assert (again.result, again.is_repeat) == ("v0002", False)
-    assert registry.load("v0002").metadata == METADATA
-    await writes.activate("v0001", "trained")
-    assert registry.active() == "v0001"
+    assert (again.result, again.is_repeat) == ("v1.1.0", False)
+    assert registry.load("v1.1.0").metadata == METADATA
+    await writes.activate("v1.0.0", "trained")
+    assert registry.active() == "v1.0.0"
 
 
 async def test_without_redis_the_version_is_published_and_the_log_says_so(registry: Registry) -> None:
@@ -161,9 +161,9 @@ async def test_without_redis_the_version_is_published_and_the_log_says_so(regist
             first = await writes.publish(METADATA, FILES)
             await writes.activate(first.result, "trained")
         # Its manifest has the key too.
-        assert (await writes.publish(METADATA, FILES)).result == first.result == "v0001"
+        assert (await writes.publish(METADATA, FILES)).result == first.result == "v1.0.0"
     finally:
         await away.aclose()
     said = [entry["write"] for entry in logs if "without its idempotency key" in entry["event"]]
     assert said == ["publish", "activate"]
-    assert (versions(registry), registry.active()) == (["v0001"], "v0001")
+    assert (versions(registry), registry.active()) == (["v1.0.0"], "v1.0.0")

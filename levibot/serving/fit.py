@@ -1,0 +1,35 @@
+"""Whether a model version can serve a run at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from levibot.errors import RegistryConflict
+
+
+def check_fits(
+    version: str,
+    metadata: Mapping[str, Any],
+    *,
+    view_version: str,
+    symbols: Sequence[str],
+    online_bars: int,
+    hint: str,
+) -> None:
+    """Raises RegistryConflict when the version reads another view, other symbols, or more rows than there are.
+
+    Of another view the numbers would fit, and mean something else.
+    """
+    reads = metadata.get("view_version"), list(metadata.get("symbols") or ())
+    if reads != (view_version, list(symbols)):
+        raise RegistryConflict(
+            f"Version {version} reads view {reads[0]} of {', '.join(map(str, reads[1])) or 'no symbols'}; "
+            f"this run has view {view_version} of {', '.join(symbols)}.",
+            hint=hint,
+        )
+    if metadata.get("window_bars", 0) > online_bars:
+        raise RegistryConflict(
+            f"Version {version} reads {metadata['window_bars']} rows of features; {online_bars} are online.",
+            hint=hint,
+        )
