@@ -90,7 +90,8 @@ def backtest(
         )
     record = report.to_json()
     record["audit"] = None
-    if is_suspicious({name: of.sharpe_net for name, of in report.strategies.items()}):
+    ratios = {name: of.sharpe_net for name, of in report.strategies.items()}
+    if is_suspicious(ratios, len(report.ensemble.daily_returns)):
         # A figure that good is a leak until shown otherwise.
         with steps.step("Audit") as at:
             record["audit"] = run_audit(

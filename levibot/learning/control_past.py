@@ -8,7 +8,6 @@ from datetime import datetime
 
 import numpy as np
 
-from levibot.errors import DataError
 from levibot.features.engine import compute
 from levibot.features.view import FeatureView
 from levibot.learning.past import Knowledge, Past
@@ -74,12 +73,7 @@ class ShortMemory:
         return self.past.at(as_of)
 
     def at_closes(self, rows: slice) -> FloatArray:
-        """See `Past`. Raises DataError where there are not enough bars before the rows to leave some out."""
+        """See `Past`. Where no more bars than the warm-up lie before the rows, none is left out."""
         begin, end, _ = rows.indices(len(self.past.panel))
-        first = begin - self.view.warmup_bars
-        if first <= 0:
-            raise DataError(
-                f"A warm-up of {self.view.warmup_bars} bars cannot be tried with {begin} bars before it: "
-                "every bar is in it anyway."
-            )
+        first = max(0, begin - self.view.warmup_bars)
         return compute(self.view, self.past.panel.rows(slice(first, end)))[begin - first :]

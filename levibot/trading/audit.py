@@ -32,6 +32,7 @@ from levibot.trading.trials import YARDSTICKS
 
 # The net Sharpe ratio above which a report audits itself.
 SUSPICIOUS_SHARPE = 2.0
+FEWEST_DAYS = 30
 # Targets, as fractions of equity: what a longer sum may round, and far below what a bar to come would change.
 MOST_CHANGE = 1e-9
 # One chance in a hundred on honest noise.
@@ -46,9 +47,13 @@ Decide = Callable[[Past, Sequence[Split]], FloatArray]
 Say = Callable[[str], None]
 
 
-def is_suspicious(net_sharpes: Mapping[str, float]) -> bool:
-    """Whether a strategy that is chosen from is too good to be believed unseen."""
-    return any(ratio > SUSPICIOUS_SHARPE for name, ratio in net_sharpes.items() if name not in YARDSTICKS)
+def is_suspicious(net_sharpes: Mapping[str, float], n_days: int) -> bool:
+    """Whether a strategy that is chosen from is too good to be believed unseen.
+
+    Of fewer than 30 days no ratio is: its standard error is above 3, and noise alone is often beyond that.
+    """
+    chosen = (ratio for name, ratio in net_sharpes.items() if name not in YARDSTICKS)
+    return n_days >= FEWEST_DAYS and any(ratio > SUSPICIOUS_SHARPE for ratio in chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,7 @@ def _cheap(pipeline: Pipeline) -> Iterator[_Question]:
         raise DataError(f"The first stretch has {n_rows} bars: an audit needs at least 3 to cut it.")
     whole = pipeline.past(pipeline.panel)
     decided = pipeline.decide(whole, first)
+    n_left_out = rows.start - pipeline.view.warmup_bars
     cuts = [rows.start + n_rows // 3, rows.start + 2 * n_rows // 3]
 
     def prefix() -> dict[str, float]:
@@ -164,7 +170,10 @@ def _cheap(pipeline: Pipeline) -> Iterator[_Question]:
 
     def warm_up() -> dict[str, float]:
         again = pipeline.decide(ShortMemory(whole, pipeline.view), first)
-        return {"largest change of a target": _largest_change(decided[rows], again[rows])}
+        return {
+            "largest change of a target": _largest_change(decided[rows], again[rows]),
+            "bars left out": float(max(0, n_left_out)),
+        }
 
     def dearer() -> dict[str, float]:
         panel, ordered = pipeline.panel.rows(rows), decided_at_close(decided)[rows]
@@ -185,7 +194,9 @@ def _cheap(pipeline: Pipeline) -> Iterator[_Question]:
         return grown
 
     yield "no bar to come", f"the market cut at {len(cuts)} instants of a stretch", MOST_CHANGE, prefix
-    yield "warm-up", f"features without the bars before {pipeline.view.warmup_bars}", MOST_CHANGE, warm_up
+    # Where every bar is within the warm-up, nothing is tried and nothing is judged.
+    limit = MOST_CHANGE if n_left_out > 0 else None
+    yield "warm-up", f"features without the bars before {pipeline.view.warmup_bars}", limit, warm_up
     yield "cost", f"{len(COSTS_BPS)} costs up to {COSTS_BPS[-1]:g} bps, no band, every bar", 1e-12, dearer
     yield "latency", "orders filled later", None, later
 

@@ -154,7 +154,7 @@ def test_a_report_is_written_whole_and_says_how_it_came_about(
     done = levibot("backtest", *PERIOD, *SYMBOLS, "--cost-bps", "12.5", "--json", tmp_path / "report.json")
     assert done.code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "report.json"]
-    assert [path.name for path in home.iterdir()] == ["trials.sqlite"]
+    assert sorted(path.name for path in home.iterdir()) == ["backtests", "trials.sqlite"]
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["costs"]["total_bps"] == pytest.approx(12.5)
     assert report["period"]["days"] == 5

@@ -18,7 +18,7 @@ from levibot.learning.walk_forward import Split, walk_forward
 from levibot.market.bars import FIELDS, FloatArray, Panel, to_datetime64
 from levibot.market.simulator import SimulatedSource
 from levibot.trading.alpha import alpha_z
-from levibot.trading.audit import Audit, Decide, Pipeline, audit
+from levibot.trading.audit import Audit, Decide, Pipeline, audit, is_suspicious
 from levibot.trading.control_markets import block_permuted, time_reversed
 from levibot.trading.costs import Costs
 
@@ -58,6 +58,19 @@ def learned(past: Past, splits: Sequence[Split]) -> FloatArray:
         )
         features = past.at_closes(slice(begin, min(end, len(past.panel))))
         targets[begin:end] = 0.4 * np.sign(slope) * np.tanh(100.0 * features[..., column])
+    return targets
+
+
+def steady(past: Past, splits: Sequence[Split]) -> FloatArray:
+    """What needs nothing to be known."""
+    rows = slice(
+        *(
+            int(np.searchsorted(past.panel.closes_at, to_datetime64(at)))
+            for at in (splits[0].test_start, splits[-1].test_end)
+        )
+    )
+    targets = np.full(past.panel.open.shape, np.nan)
+    targets[rows] = 0.3
     return targets
 
 
@@ -135,6 +148,28 @@ def test_a_first_stretch_that_cannot_be_cut_is_refused(panel: Panel) -> None:
     pipeline = Pipeline(panel, VIEW, (8,), splits, learned, Costs(), 0.012, seed=1)
     with pytest.raises(DataError, match="first stretch has 2 bars"):
         audit(pipeline, SystemClock())
+
+
+def test_a_warm_up_that_cannot_be_tried_is_not_judged(panel: Panel) -> None:
+    early = walk_forward(day(1), day(1, 9), day(1, 20))
+    assert VIEW.warmup_bars > 8 * 24
+    pipeline = Pipeline(panel, VIEW, (8,), early, steady, Costs(), 0.012, seed=1)
+    found = audit(pipeline, SystemClock())
+    assert verdicts(found)["warm-up"] is None
+    assert next(c for c in found.checks if c.name == "warm-up").measured["bars left out"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("ratios", "n_days", "expected"),
+    [
+        ({"ensemble": 2.1}, 30, True),
+        ({"ensemble": 2.1}, 29, False),
+        ({"ensemble": 1.9, "buy_and_hold": 3.0}, 400, False),
+        ({"ensemble": float("nan"), "trend": 2.5}, 400, True),
+    ],
+)
+def test_what_is_too_good_is_audited(ratios: dict[str, float], n_days: int, expected: bool) -> None:
+    assert is_suspicious(ratios, n_days) is expected
 
 
 def test_reversed_bars_are_bars_and_twice_reversed_the_same(panel: Panel) -> None:
