@@ -42,7 +42,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 HOUR = timedelta(hours=1)
 N_FOLDS, REPEATS = 8, 3
 # Less than is searched in earnest, so that the benchmark ends within the hour.
-N_TRIALS, N_TRIALS_QUICK = 40, 8
+N_TRIALS, N_TRIALS_QUICK = 24, 8
 # Below every account that is worth a look; what lies under it adds nothing.
 WORST = Score(-3.0, -0.6)
 SPACE = SPACES["lightgbm"]
