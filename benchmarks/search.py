@@ -42,7 +42,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 HOUR = timedelta(hours=1)
 N_FOLDS, REPEATS = 8, 3
 # Less than is searched in earnest, so that the benchmark ends within the hour.
-N_TRIALS, N_TRIALS_QUICK = 40, 8
+N_TRIALS, N_TRIALS_QUICK = 24, 8
 # Below every account that is worth a look; what lies under it adds nothing.
 WORST = Score(-3.0, -0.6)
 SPACE = SPACES["lightgbm"]
@@ -50,7 +50,7 @@ SPACE = SPACES["lightgbm"]
 LIGHTER = {"training.n_models": 1, "training.n_folds": 2}
 
 
-class LightJudge:
+class LightExaminer:
     """The market's judgement with fewer fits a fold."""
 
     def __init__(self, exam: Exam, book: TrialBook) -> None:
@@ -85,7 +85,7 @@ class Way:
         raise ValueError(f"The front never reached a hypervolume of {area}.")
 
 
-def plain(judge: LightJudge, space: Space, n_trials: int, seed: int) -> Way:
+def plain(examiner: LightExaminer, space: Space, n_trials: int, seed: int) -> Way:
     """Optuna without Ray, one trial after the other, each on all folds."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=N_RANDOM, multivariate=True)
@@ -94,8 +94,8 @@ def plain(judge: LightJudge, space: Space, n_trials: int, seed: int) -> Way:
     begun, at_s, scores = time.perf_counter(), [], []
     for _ in range(n_trials):
         trial = study.ask(distributions(space))
-        _, score = judge.score(
-            space.candidate(trial.params), judge.nothing(), N_FOLDS, searched=dict(trial.params)
+        _, score = examiner.score(
+            space.candidate(trial.params), examiner.nothing(), N_FOLDS, searched=dict(trial.params)
         )
         if score.is_defined:
             study.tell(trial, values=[score.net_sharpe, score.max_drawdown])
@@ -106,12 +106,12 @@ def plain(judge: LightJudge, space: Space, n_trials: int, seed: int) -> Way:
     return Way(at_s, scores)
 
 
-def ours(judge: LightJudge, space: Space, n_trials: int, seed: int, folder: Path) -> Way:
+def ours(examiner: LightExaminer, space: Space, n_trials: int, seed: int, folder: Path) -> Way:
     """`tune.search` on the cluster that is up; its workers start within the time."""
     study = Study(folder / "studies.sqlite", f"seed-{seed}")
     study.make({}, space, Ladder(N_FOLDS), n_trials)
     begun = time.time()
-    run_trials(study, judge, folder / f"seed-{seed}", Running(at_once=2, cpus=1.0, seed=seed))
+    run_trials(study, examiner, folder / f"seed-{seed}", Running(at_once=2, cpus=1.0, seed=seed))
     done = sorted((at - begun, score) for at, score in study.completed())
     return Way([at_s for at_s, _ in done], [score for _, score in done])
 
@@ -138,7 +138,7 @@ def main() -> None:
         book = TrialBook(
             TrialJournal(folder / "trials.sqlite"), "simulated", SystemClock(), kind="search", run_id="bench"
         )
-        judge = LightJudge(exam, book)
+        examiner = LightExaminer(exam, book)
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(
             address="local",
@@ -149,11 +149,11 @@ def main() -> None:
             _temp_dir=ray_folder,
         )
         # Compiled before either side is timed.
-        judge.score(SPACE.candidate(SPACE.defaults), judge.nothing(), 1, searched={})
+        examiner.score(SPACE.candidate(SPACE.defaults), examiner.nothing(), 1, searched={})
 
         @cache
         def pair(seed: int) -> tuple[Way, Way]:
-            return ours(judge, SPACE, 3 * n_trials, seed, folder), plain(judge, SPACE, n_trials, seed)
+            return ours(examiner, SPACE, 3 * n_trials, seed, folder), plain(examiner, SPACE, n_trials, seed)
 
         seeds: tuple[list[int], list[int]] = ([], [])
 

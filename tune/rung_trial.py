@@ -21,7 +21,7 @@ from levibot.trading.rung_score import Exam, Judged, score_rung
 _STATE, _TARGETS = "judged.json", "targets.npy"
 
 
-class Judge(Protocol):
+class Examiner(Protocol):
     """Scores candidates rung by rung. It goes to the workers once, through the object store."""
 
     def nothing(self) -> Judged:
@@ -35,7 +35,7 @@ class Judge(Protocol):
         ...
 
 
-class ExamJudge:
+class MarketExaminer:
     """The market's own judgement, with the ledger that counts it."""
 
     def __init__(self, exam: Exam, book: TrialBook) -> None:
@@ -57,13 +57,13 @@ class RungTrial(ray_tune.Trainable):  # type: ignore[misc]
     _judged: Judged
 
     def setup(
-        self, config: dict[str, Any], *, judge: Judge, space: Space, ladder: Ladder, level: str
+        self, config: dict[str, Any], *, examiner: Examiner, space: Space, ladder: Ladder, level: str
     ) -> None:
         configure_logging(level, "search")
         # A line a checkpoint hides those that say how the search goes.
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         logging.getLogger("ray.tune").setLevel(logging.WARNING)
-        self._judge = judge
+        self._examiner = examiner
         self._space = space
         self._ladder = ladder
         self._begin(config)
@@ -75,7 +75,7 @@ class RungTrial(ray_tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         n_folds = self._ladder.after(self._judged.n_folds)
-        self._judged, score = self._judge.score(
+        self._judged, score = self._examiner.score(
             self._candidate, self._judged, n_folds, searched=self.config["values"]
         )
         # Not `done` on all folds: Tune would stop the trial without asking the scheduler, and so the study.
@@ -94,4 +94,4 @@ class RungTrial(ray_tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._candidate = self._space.candidate(config["values"])
-        self._judged = self._judge.nothing()
+        self._judged = self._examiner.nothing()

@@ -36,7 +36,7 @@ from levibot.trading.costs import Costs
 from levibot.trading.rung_score import Exam
 from tune import found
 from tune.pareto_pruning import ParetoPruning
-from tune.rung_trial import ExamJudge, Judge, RungTrial
+from tune.rung_trial import Examiner, MarketExaminer, RungTrial
 from tune.study import Study
 from tune.study_searcher import StudySearcher
 from tune.train import read_data
@@ -64,7 +64,7 @@ def study_of(settings: Settings, name: str) -> Study:
     return Study(settings.home / SEARCHES / STUDIES, name)
 
 
-def run_trials(study: Study, judge: Judge, folder: Path, running: Running) -> None:
+def run_trials(study: Study, examiner: Examiner, folder: Path, running: Running) -> None:
     """Judge the trials that the study still lacks. Tune's experiments are put into the folder.
 
     What another session left behind goes on: from its last rung where Tune's snapshot knows the trial, else
@@ -73,7 +73,7 @@ def run_trials(study: Study, judge: Judge, folder: Path, running: Running) -> No
     # It warns of each snapshot that a checkpoint forces: they are what a kill loses nothing by.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.ERROR)
     sent = ray_tune.with_parameters(
-        RungTrial, judge=judge, space=study.space, ladder=study.ladder, level=running.level
+        RungTrial, examiner=examiner, space=study.space, ladder=study.ladder, level=running.level
     )
     trainable = ray_tune.with_resources(sent, {"cpu": running.cpus})
     experiments = sorted(folder.glob("experiment-*"))
@@ -164,7 +164,10 @@ def search(
     )
     folder = settings.home / SEARCHES / name
     run_trials(
-        study, ExamJudge(exam, book), folder, Running(at_once, seed=settings.seed, level=settings.log_level)
+        study,
+        MarketExaminer(exam, book),
+        folder,
+        Running(at_once, seed=settings.seed, level=settings.log_level),
     )
     best = found.find(study, deepest_drawdown)
     found.write(study, best, folder)

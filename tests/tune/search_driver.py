@@ -31,7 +31,7 @@ LADDER = Ladder(n_folds=4)
 START, END = datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 5, 1, tzinfo=UTC)
 
 
-class TinyJudge:
+class TinyExaminer:
     """Two objectives that pull apart, with a ledger. Some short shares fail, as data can fail a fit."""
 
     def __init__(self, book: TrialBook) -> None:
@@ -87,7 +87,7 @@ def run(cluster: str, folder: Path, n_trials: int) -> None:
     ray.init(address=cluster, log_to_driver=False, logging_level="WARNING")
     book = TrialBook(journal(folder), "tiny", SystemClock(), kind="search", run_id="search-tiny")
     study(folder).make({"data_hash": "tiny"}, SPACE, LADDER, n_trials)
-    run_trials(study(folder), TinyJudge(book), folder, Running(at_once=2, cpus=0.5, seed=3))
+    run_trials(study(folder), TinyExaminer(book), folder, Running(at_once=2, cpus=0.5, seed=3))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ from levibot.learning.history import HistoryLoader
 from levibot.learning.labels import label_name
 from levibot.learning.past import ComputedPast
 from levibot.learning.promotion import Decision
+from levibot.learning.search.parameters_file import FoundParameters
+from levibot.learning.search.pareto import Score
+from levibot.learning.search.space import SPACES
 from levibot.learning.training import hash_panel
 from levibot.market.bars import Bars, Panel
 from levibot.market.price_process import MARKET_START
@@ -37,7 +40,7 @@ from levibot.stores.offline import OfflineStore
 from levibot.stores.ticks import TickStore
 from tune import training_data
 from tune.registration import Made, register, rival_of
-from tune.train import main, read_panel
+from tune.train import main, read_panel, read_parameters
 from tune.training_data import read_export
 
 HOUR = timedelta(hours=1)
@@ -288,3 +291,15 @@ def test_a_job_that_cannot_run_ends_with_one_line(
     assert ended.value.code == exit_code
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(line)
+
+
+def test_parameters_that_were_found_on_other_features_are_refused(tmp_path: Path) -> None:
+    space = SPACES["linear"]
+    candidate = space.candidate({**space.defaults, "training.linear.l2": 0.5})
+    on = {"view": CORE.name, "view_version": CORE.version, "data_hash": "d"}
+    found = FoundParameters(candidate, "linear", 3, Score(1.0, -0.1), on)
+    found.write(tmp_path / "found.json")
+    assert read_parameters(tmp_path / "found.json") == found
+    replace(found, found_on=on | {"view_version": "old"}).write(tmp_path / "old.json")
+    with pytest.raises(DataError, match=r"found on the features core old; .* Search again\."):
+        read_parameters(tmp_path / "old.json")
