@@ -6,6 +6,7 @@ import asyncio
 
 from deployments.loopback import keep_to_loopback
 from levibot.features.views import CORE
+from levibot.learning.past import columns_of
 from levibot.learning.signal import SignalModel, Signals
 from levibot.learning.training import window_bars
 from levibot.market.bars import FloatArray
@@ -31,14 +32,17 @@ class ModelReplica:
         self._loading: dict[str, asyncio.Task[SignalModel]] = {}
 
     async def signals(self, version: str, window: FloatArray) -> Signals:
-        """The opinions of one model version on windows (R, S, F). Raises RegistryError on a bad version."""
+        """The opinions of one model version on windows (R, S, F) of the view.
+
+        Raises RegistryError on a bad version.
+        """
         model = self._loaded.get(version)
         if model is None:
             if version not in self._loading:
                 self._loading[version] = asyncio.create_task(self._keep(version))
             # A model from far away may take longer than its first caller waits.
             model = await asyncio.shield(self._loading[version])
-        return model.signals(window)
+        return model.signals(columns_of(window, CORE.names, model.feature_names))
 
     async def _keep(self, version: str) -> SignalModel:
         try:

@@ -18,6 +18,7 @@ from levibot.errors import DataError, LeviBotError, UsageError
 from levibot.features.side_data import attach_stored
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
+from levibot.features.views import view as view_named
 from levibot.launch.commit import current_commit
 from levibot.learning.evidence.book import TrialBook
 from levibot.learning.onnx_export import export_signal
@@ -25,6 +26,7 @@ from levibot.learning.past import Knowledge
 from levibot.learning.promotion import Decision, PromotionRule, decide
 from levibot.learning.search.parameters_file import FoundParameters
 from levibot.learning.search.space import Candidate
+from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalModel
 from levibot.learning.training import SIGNAL, TRAINING, train
 from levibot.market.bars import Panel, to_datetime, to_datetime64
@@ -92,12 +94,17 @@ def learn_reference(
     return TrainingReference.of(model, known.features[first:])
 
 
-def read_data(settings: Settings, until: datetime, export: Path | None) -> TrainingData:
-    """The export, or the one that the feature history gives, or the bars where there is none."""
-    folder = export or ask_for_export(until)
+def read_data(
+    settings: Settings, until: datetime, export: Path | None, view: FeatureView = CORE
+) -> TrainingData:
+    """The export, or the one that the feature history gives, or the bars where there is none.
+
+    The feature history holds the view that is served: what another one needs is computed from the bars.
+    """
+    folder = export or (ask_for_export(until) if view == CORE else None)
     if folder is None:
-        return of_bars(asyncio.run(read_panel(settings, until)), CORE)
-    return read_export(folder, CORE, settings.market_id, until)
+        return of_bars(asyncio.run(read_panel(settings, until, view)), view)
+    return read_export(folder, view, settings.market_id, until)
 
 
 def read_parameters(path: Path) -> FoundParameters:
@@ -119,18 +126,26 @@ def run(
     mode: Mode,
     export: Path | None = None,
     parameters: FoundParameters | None = None,
+    selection: Selection | None = None,
 ) -> str:
     """Train on what is known, publish the version, make it live as `mode` says; then learn its reference.
 
-    parameters: of a search; the defaults where there are none.
-
+    parameters: of a search; the defaults where there are none. selection: the model reads the features that
+    were selected by `until`, and the view they are of. A rehearsal of an earlier instant reads those that
+    were selected by then.
     Returns the version.
     """
+    view = CORE if selection is None else view_named(selection.view)
+    if mode != "publish" and view != CORE:
+        raise UsageError(
+            f"A model of view {view.name} cannot serve: this run has view {CORE.name} online.",
+            hint="Publish it with --no-activate.",
+        )
     if export is None:
         # Said before a cluster is looked for: without stores there is nothing to learn from.
         endpoints(settings)
     ray.init(address="auto", logging_level="WARNING")
-    data = read_data(settings, until, export)
+    data = read_data(settings, until, export, view)
     panel = data.known.panel
     train_start = max(settings.train_start or to_datetime(panel.ts[0]), to_datetime(panel.ts[0]))
     log.info(
@@ -141,10 +156,12 @@ def run(
         **data.metadata,
     )
     seed, level = settings.seed, settings.log_level
-    known = ray.put(data.known)
+    selected = data.known if selection is None else selection.of(data.known)
+    known = ray.put(selected)
     candidate = parameters.candidate if parameters else Candidate(SIGNAL, TRAINING)
     model = ray.get(fit.remote(known, train_start, candidate, seed, level))
     registry = open_registry(settings)
+    chosen = {} if selection is None else {"selection": selection.metadata(data.known.as_of)}
     made = Made(
         {
             **model.metadata(),
@@ -153,12 +170,14 @@ def run(
             "git_commit": current_commit(),
             **data.metadata,
             **(parameters.metadata() if parameters else {}),
+            **chosen,
         },
         model.to_files(),
     )
 
     def refit(cut: Knowledge) -> SignalModel:
-        remade: SignalModel = ray.get(fit.remote(ray.put(cut), train_start, candidate, seed, level))
+        seen = cut if selection is None else selection.of(cut)
+        remade: SignalModel = ray.get(fit.remote(ray.put(seen), train_start, candidate, seed, level))
         return remade
 
     def decided() -> Decision:
@@ -201,6 +220,9 @@ def main(
     parameters: Annotated[
         Path | None, typer.Option(help="What `tune.search` found (default: the parameters of the code).")
     ] = None,
+    selection: Annotated[
+        Path | None, typer.Option(help="Read the features of this file of `tune.select_features` alone.")
+    ] = None,
 ) -> None:
     """Train a model on an export of the feature history, register it and make it live."""
     try:
@@ -210,7 +232,8 @@ def main(
         # The store may hold bars of a recorded market that lie in its future.
         known = until.replace(tzinfo=until.tzinfo or UTC) if until else settings.clock().now()
         mode: Mode = "promote" if promote else "activate" if activate else "publish"
-        run(settings, known, mode, export, found)
+        chosen = None if selection is None else Selection.read(selection)
+        run(settings, known, mode, export, found, chosen)
     except LeviBotError as exc:
         sys.stderr.write(f"train: {exc}\n")
         raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc

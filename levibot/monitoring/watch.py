@@ -10,6 +10,7 @@ from levibot.errors import NotReady
 from levibot.features.engine import compute_tail
 from levibot.features.side_data import attach_stored
 from levibot.features.views import view as view_named
+from levibot.learning.past import columns_of
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray, Panel, to_datetime
 from levibot.monitoring.drift import FeatureDrift, ShadowLoss, drift_of, shadow_loss
@@ -161,7 +162,8 @@ class FeatureWatch:
         return await attach_stored(panel, self._ticks, self._market_id, view_named(active.model.view))
 
     def _features(self, active: _Active, panel: Panel, rows: int) -> FloatArray:
-        return compute_tail(view_named(active.model.view), panel, rows)
+        view = view_named(active.model.view)
+        return columns_of(compute_tail(view, panel, rows), view.names, active.model.feature_names)
 
 
 def _needed(active: _Active) -> TrainingReference:

@@ -17,9 +17,10 @@ def check_fits(
     online_bars: int,
     hint: str,
 ) -> None:
-    """Raises RegistryConflict when the version reads another view, other symbols, or more rows than there are.
+    """Raises RegistryConflict when the version reads what this run does not have online.
 
-    Of another view the numbers would fit, and mean something else.
+    That is another view, other symbols or more rows. Of another view the numbers would fit, and mean
+    something else.
     """
     reads = metadata.get("view_version"), list(metadata.get("symbols") or ())
     if reads != (view_version, list(symbols)):

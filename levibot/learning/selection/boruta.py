@@ -63,6 +63,7 @@ def _forest_gain(
         "num_threads": 1,
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(features, labels, params={"max_bin": 63, "verbosity": -1})
+    # Threads of the binning wait for each other, and on a busy machine for long.
+    data = lightgbm.Dataset(features, labels, params={"max_bin": 63, "verbosity": -1, "num_threads": 1})
     forest = lightgbm.train(settings, data, num_boost_round=parameters.trees)
     return np.asarray(forest.feature_importance("gain"), dtype=np.float64)

@@ -60,13 +60,15 @@ def fold_rows(
         usable = usable_rows(
             panel.ts, labels.available_at, start=train_start, fit_at=known.as_of, embargo=embargo
         )
+        has_signal = np.isfinite(known.features).any(axis=2) & np.isfinite(labels.values)
+        # Without the rows that only warmed up: the first fold would be made of them.
+        usable &= has_signal.any(axis=1)
         n_pooled = int(usable.sum()) * len(panel.symbols)
         stride = max(every_bars, ceil(n_pooled / max_rows))
         bar = panel.ts.astype("datetime64[us]").astype(np.int64) // (
             panel.interval // timedelta(microseconds=1)
         )
         taught = usable & (bar % stride == 0)
-        has_signal = np.isfinite(known.features).any(axis=2) & np.isfinite(labels.values)
         cut = purged_folds(panel.ts, labels.available_at, taught, n_folds=n_folds, embargo=embargo)
         for fold, (teach, judge) in enumerate(cut):
             teaching, judging = (has_signal & rows[:, None] for rows in (teach, judge))
