@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast test-stores check bench faults format lock clean
+.PHONY: help install run test test-fast test-stores check bench faults optuna-dashboard format lock clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## make .venv and install the pinned dependencies
 
@@ -44,6 +44,9 @@ bench: install ## run every benchmark beside its reference; fails when a goal is
 		case $$name in __init__|comparison|event_table|features_market|record_mix|running_system) continue ;; esac; \
 		$(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	[ -z "$$failed" ] || { echo "Goals were missed or not measured:$$failed" >&2; exit 1; }
+
+optuna-dashboard: install ## show the studies of tune.search, on loopback
+	$(BIN)/optuna-dashboard --host 127.0.0.1 "sqlite:///$${LEVIBOT_HOME:-.levibot}/searches/studies.sqlite"
 
 check: install ## lint, format, types and import rules
 	$(BIN)/ruff check .
