@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,6 +35,10 @@ class OnnxModel:
     sequence: Sequence
     n_features: int
     n_horizons: int
+
+    def __reduce__(self) -> tuple[Callable[[bytes], OnnxModel], tuple[bytes]]:
+        """A session does not travel between processes; the graph it was made of does."""
+        return OnnxModel.from_bytes, (self.data,)
 
     def predict(self, samples: Samples) -> FloatArray:
         """(N, H): as `Model.predict`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -87,6 +88,12 @@ def test_the_onnx_form_reads_what_the_model_reads(model: Model) -> None:
     assert loaded.predict(Samples(POINTS.features, POINTS.row[:0], POINTS.column[:0])).shape == (0, 1)
     with pytest.raises(DataError):
         loaded.predict(Samples(POINTS.features[:, :, :2], POINTS.row, POINTS.column))
+
+
+def test_a_served_form_travels_between_processes(model: Model) -> None:
+    exported = OnnxModel.from_bytes(to_onnx(model))
+    arrived = pickle.loads(pickle.dumps(exported))
+    np.testing.assert_array_equal(arrived.predict(POINTS), exported.predict(POINTS))
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 100])
