@@ -48,6 +48,7 @@ def backtest(
 ) -> None:
     """Walk a strategy forward over a test period that it never sees early, net of costs."""
     from levibot.clock import SystemClock
+    from levibot.errors import DataError
     from levibot.launch.commit import current_commit
     from levibot.launch.steps import ConsoleSteps
     from levibot.learning.evidence.book import TrialBook
@@ -94,9 +95,13 @@ def backtest(
     if is_suspicious(ratios, len(report.ensemble.daily_returns)):
         # A figure that good is a leak until shown otherwise.
         with steps.step("Audit") as at:
-            record["audit"] = run_audit(
-                source_of_bars, settings.symbols, **what, clock=clock, say=at
-            ).to_json()
+            try:
+                record["audit"] = run_audit(
+                    source_of_bars, settings.symbols, **what, clock=clock, say=at
+                ).to_json()
+            except DataError as exc:
+                # The report is made, and is not lost for an audit that has too little to go on.
+                record["audit"] = {"problem": str(exc)}
     if html_file is not None:
         report_file.write_report(html_file, page(record, report.curves()))
     text = json.dumps(record, indent=2, allow_nan=False)

@@ -77,6 +77,8 @@ def _count(trials: dict[str, Any]) -> str:
 def _audited(audit: dict[str, Any] | None) -> str:
     if audit is None:
         return ""
+    if "problem" in audit:
+        return f" A net Sharpe ratio above 2 could not be audited: {audit['problem']}"
     broken = [check["name"] for check in audit["checks"] if check["holds"] is False]
     if broken:
         return f" A net Sharpe ratio above 2 was audited, and fails: {', '.join(broken)}."
