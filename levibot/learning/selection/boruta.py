@@ -29,20 +29,34 @@ def boruta(features: FloatArray, labels: FloatArray, parameters: BorutaParameter
     """(F,) which of the features (N, F) are confirmed to say something of the labels (N,).
 
     A hit is a round in which a feature's gain in a random forest is above that of every shadow. Without a
-    relation hits are a coin's at most; confirmed is who has more than that, at `alpha` over all F
-    (Bonferroni). The shadows are turned around and not permuted, see `shifted`. Deterministic by seed.
+    relation hits are a coin's at most, also against one shadow; confirmed is who has more than that, at
+    `alpha` over all F (Bonferroni). Who can no longer get there goes, with its shadow, as in the paper. The
+    shadows are turned around and not permuted, see `shifted`. Deterministic by seed.
     """
     n_features = features.shape[1]
+    needed = _hits_needed(n_features, parameters)
     rng = np.random.default_rng(seed)
     hits = np.zeros(n_features, dtype=np.int64)
     for number in range(parameters.rounds):
-        both = np.hstack([features, shifted(features, rng)])
-        gain = _forest_gain(both, labels, parameters, seed * 1_000 + number)
-        hits += gain[:n_features] > gain[n_features:].max()
+        left = np.flatnonzero(hits + parameters.rounds - number >= needed)
+        if not len(left):
+            break
+        own = features[:, left]
+        gain = _forest_gain(np.hstack([own, shifted(own, rng)]), labels, parameters, seed * 1_000 + number)
+        hits[left] += gain[: len(left)] > gain[len(left) :].max()
+    confirmed: BoolArray = hits >= needed
+    return confirmed
+
+
+def _hits_needed(n_features: int, parameters: BorutaParameters) -> int:
+    """The fewest hits that a coin reaches with a probability below `alpha` over all features.
+
+    One more than there are rounds where these are too few to confirm anything.
+    """
+    hits = np.arange(parameters.rounds + 2)
     # P(at least so many hits | a fair coin)
     tail = binom.sf(hits - 1, parameters.rounds, 0.5)
-    confirmed: BoolArray = tail < parameters.alpha / n_features
-    return confirmed
+    return int(hits[tail < parameters.alpha / n_features][0])
 
 
 def _forest_gain(

@@ -10,7 +10,7 @@ from levibot.learning.selection.rows import FoldRows, lesson
 from levibot.market.bars import BoolArray
 
 # Of those that are left, this share goes in a step.
-STEP = 0.3
+STEP = 0.4
 FEWEST = 3
 # A loss within this share of the best one is as good: fewer features are kept then.
 TOLERANCE = 1e-3
