@@ -301,6 +301,7 @@ UNGUARDED: Mapping[str, str] = {
     "actors/detached.py:start_detached": "starts an actor; the deployment fails as a whole and says so",
     "actors/event_log.py": "the owner of the engine: each caller has its own guard",
     "actors/online_features.py:poke": "nobody waits for it; the actor looks by itself every second",
+    "levibot/commands/audit.py": "an operator waits, and the error is the answer",
     "levibot/commands/backtest.py": "an operator waits, and the error is the answer",
     "levibot/commands/dead_letters.py": "an operator waits, and the error is the answer",
     "levibot/commands/feature_parity.py": "an operator waits, and the error is the answer",
