@@ -197,10 +197,11 @@ def run_backtest(
         member: performance(test, ordered(opinions.alone(member)), costs, band, seed)
         for member in opinions.members
     }
+    earned = np.column_stack([alone.daily_returns for alone in members.values()])
     allocation = allocate(
         opinions.members,
         days_of(test.closes_at),
-        np.column_stack([alone.daily_returns for alone in members.values()]),
+        earned,
         market_days(panel),
         [split.fit_at for split in splits],
         seed=seed,
@@ -246,11 +247,7 @@ def run_backtest(
     return Report(
         strategies=strategies,
         allocation=allocation,
-        regrets=regrets(
-            opinions.members,
-            np.column_stack([alone.daily_returns for alone in members.values()]),
-            held,
-        ),
+        regrets=regrets(opinions.members, earned, held),
         cost_curve=strategies["ensemble"].cost_curve,
         splits=splits,
         costs=costs,
