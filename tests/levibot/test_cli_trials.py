@@ -17,6 +17,7 @@ from levibot.settings import Settings
 from levibot.stores.connect import open_trial_journal
 from levibot.stores.ticks import TickStore
 from levibot.stores.trial_journal import TrialJournal
+from levibot.trading.trials import YARDSTICKS
 from tests.levibot.conftest import Command
 from tests.trial_books import same, trial
 
@@ -84,17 +85,20 @@ def test_a_wrong_call_is_one_line(levibot: Command, arguments: tuple[str, ...], 
 
 
 def test_backtests_are_counted_in_their_reports(levibot: Command, tmp_path: Path) -> None:
-    counts = []
+    counts, chosen_from = [], set()
     for cost_bps in ("10", "10", "20"):
         asked = ("--symbols", "BTCUSDT,ETHUSDT,SOLUSDT", "--cost-bps", cost_bps)
         done = levibot("backtest", *PERIOD, *asked, "--json", tmp_path / "report.json")
         report = json.loads((tmp_path / "report.json").read_text())
         counts.append(report["trials"]["counted"])
+        chosen_from |= set(report["trials"]["strategies"]) - set(YARDSTICKS)
         assert f"Trials counted: {counts[-1]}, worth" in done.out
         assert "Looks at the hold-out 'final': 0." in done.out
-    assert counts == [1, 1, 2]
+    # Every strategy counts, the same run once, and a yardstick never.
+    n = len(chosen_from)
+    assert counts == [n, n, 2 * n], chosen_from
     listed = levibot("trials", "list", "--kind", "hand", "--json").json()["trials"]
-    assert len({t["run_id"] for t in listed}) == 2
+    assert len({t["trial_id"] for t in listed}) == 2 * n
     assert all(t["market_id"].startswith("simulated:seed=7") for t in listed)
 
 
