@@ -140,14 +140,14 @@ class Api:
         )
 
     async def feature_ages(self) -> dict[str, float]:
-        """Seconds since the newest features of each symbol; NaN where there are none, or none can be read."""
+        """Seconds since the newest bar of each symbol that features know; NaN where there is none."""
         # A gauge that kept its last value would say fresh for ever.
         ages = dict.fromkeys(self._symbols, math.nan)
         try:
             readings = await self._redis.call(self._online.get_many, self._symbols)
         except StoreError:
             return ages
-        found = {s: r.age_s for s, r in readings.items() if r.freshness is not Freshness.MISSING}
+        found = {s: r.of_bars[1] for s, r in readings.items() if r.freshness is not Freshness.MISSING}
         return ages | {s: age_s for s, age_s in found.items() if age_s is not None}
 
     async def events(self, query: EventQuery) -> EventPage:

@@ -13,7 +13,7 @@ import numpy as np
 from levibot.features.feature import Feature
 from levibot.features.view import FeatureView
 from levibot.market.bars import Panel, to_datetime
-from levibot.market.side_series import LONGEST_AGE, SideSeries, with_side_series
+from levibot.market.side_series import COMES_EVERY, LONGEST_AGE, SideSeries, with_side_series
 from levibot.market.sources import Source
 from levibot.stores.packed import ValueTime
 from levibot.stores.ticks import TickStore
@@ -72,8 +72,8 @@ def own_times(
 ) -> dict[str, dict[str, ValueTime]]:
     """By symbol and feature: how old the outside part of the newest row's values is, and how long it lives.
 
-    The oldest observation that goes into a value counts, and the shortest life. A value that needs what is
-    not known is missing anyway, and has no entry.
+    The oldest observation that goes into a value counts, the shortest life, and of the gaps between two
+    observations the shortest. A value that needs what is not known is missing anyway, and has no entry.
     """
     if not series:
         return {}
@@ -102,9 +102,10 @@ def _own_time(
     for name in feature.inputs:
         known = true_at.get(name, {})
         if feature.reads_others and known:
-            times.append((min(known.values()), LONGEST_AGE[name]))
+            times.append((min(known.values()), LONGEST_AGE[name], COMES_EVERY[name]))
         elif symbol in known:
-            times.append((known[symbol], LONGEST_AGE[name]))
+            times.append((known[symbol], LONGEST_AGE[name], COMES_EVERY[name]))
     if not times:
         return None
-    return ValueTime(to_datetime(min(at for at, _ in times)), min(life for _, life in times))
+    oldest, shortest_life, most_often = map(min, zip(*times, strict=True))
+    return ValueTime(to_datetime(oldest), shortest_life, most_often)

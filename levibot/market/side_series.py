@@ -34,6 +34,14 @@ LONGEST_AGE = {
     NEWS_SENTIMENT: timedelta(days=1),
 }
 
+# How often a source that works has something new: until then there is nothing newer to be known.
+COMES_EVERY = {
+    FUNDING_RATE: FUNDING_PERIOD,
+    DEX_SPREAD: timedelta(minutes=5),
+    NFT_FLOOR: timedelta(hours=1),
+    NEWS_SENTIMENT: timedelta(hours=1),
+}
+
 SERIES = tuple(LONGEST_AGE)
 
 FUNDING_FOLDER = "funding"

@@ -6,7 +6,7 @@ Layout: words of 8 bytes, little-endian, so that one array operation reads a fie
     0         stamp: the server's clock at the time of word 7, microseconds since 1970; the script writes it
     1         the stamp's negative: the check of what the script wrote
     2         checksum of all words after it
-    3         b"LVFV", format version 2
+    3         b"LVFV", format version 3
     4, 5      identity: a digest of the market's id, the view's version and the names of its features
     6         event time, microseconds since 1970 UTC
     7         the writer's market time at the write, microseconds
@@ -14,7 +14,8 @@ Layout: words of 8 bytes, little-endian, so that one array operation reads a fie
     9, 10     rows R, columns F
     11        values with a time of their own K
     12 …      R·F float64, row after row, oldest row first; NaN = missing
-    …         K times: column, time of the value (microseconds), its life (microseconds, -1: no end)
+    …         K times: column, time of the value (microseconds), its life (microseconds, -1: no end),
+              how often such a value comes (microseconds)
 
 The names are not in it: they would be longer than the values, and whoever knows the identity has them.
 """
@@ -37,13 +38,13 @@ from levibot.market.bars import FloatArray
 
 IntArray = npt.NDArray[np.int64]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEADER_WORDS = 12
 
 _MAGIC = int.from_bytes(b"LVFV" + FORMAT_VERSION.to_bytes(4, "little"), "little")
 _HEADER = struct.Struct("<12q")
 _WORD, _NUMBER = np.dtype("<i8"), np.dtype("<f8")
-_OWN_WORDS = 3
+_OWN_WORDS = 4
 _NO_END = -1
 NO_OWN_TIMES: IntArray = np.empty((0, _OWN_WORDS), dtype=np.int64)
 # Odd, so that a change of any one word changes the sum: Dietzfelbinger 1996, multiply and add modulo 2^64.
@@ -57,11 +58,13 @@ class ValueTime:
     """The time of a value that is not as old as the bars: data from outside.
 
     source_time: aware UTC, when it was true. life: how long after that it may be used at all; beyond it the
-    value is missing. None: for ever.
+    value is missing. None: for ever. every: how often its source has a new one. So long after `source_time`
+    nothing newer can be known, and the value is as fresh as the bars.
     """
 
     source_time: datetime
     life: timedelta | None = None
+    every: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +109,7 @@ class Identity(NamedTuple):
 class Unpacked(NamedTuple):
     """One packed vector or window, as it was written. Instants: microseconds. rows: (R, F), read-only.
 
-    own: (K, 3): column, time of the value, its life or -1.
+    own: (K, 4): column, time of the value, its life or -1, how often such a value comes.
     """
 
     stamp_us: int
@@ -170,6 +173,8 @@ def check_window(window: FeatureWindow) -> None:
             raise DataError(f"{name} of {window.symbol} is of {own.source_time}, without a time zone.")
         if own.life is not None and own.life <= timedelta(0):
             raise DataError(f"{name} of {window.symbol} lives for {own.life}, which is no time.")
+        if own.every < timedelta(0):
+            raise DataError(f"{name} of {window.symbol} comes every {own.every}, which is no time.")
 
 
 def microseconds(instant: datetime) -> int:
@@ -190,6 +195,7 @@ def pack(window: FeatureWindow, identity: Identity, *, rows: int, written_at: da
             window.names.index(name),
             microseconds(time.source_time),
             _NO_END if time.life is None else time.life // _MICROSECOND,
+            time.every // _MICROSECOND,
         )
         for name, time in window.own_times.items()
     ]

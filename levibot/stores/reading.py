@@ -71,7 +71,7 @@ class PresentValues(Mapping[str, float]):
 class FeatureReading(NamedTuple):
     """The features of one symbol as they were at `event_time`.
 
-    freshness, age_s: of the oldest of its values, on the market's clock.
+    freshness: of the least fresh of its values. age_s: of the oldest, on the market's clock.
     rows: (R, F) read-only, oldest first, NaN = missing; one row, unless a window was asked for.
     columns: the place of each feature in a row. event_us: `event_time` in microseconds since 1970.
     of_bars: freshness and age of what is computed from bars. own: of the values that have a time of their
@@ -154,9 +154,9 @@ class AgePolicy:
         writers = stored.written_us - stored.event_us + since_write
         return np.maximum(np.maximum(age, writers), 0), usable
 
-    def freshness(self, age_us: int) -> Freshness:
-        """What an age makes of a value."""
-        return Freshness.FRESH if age_us <= self.fresh_us else Freshness.STALE
+    def freshness(self, age_us: int, every_us: int = 0) -> Freshness:
+        """What an age makes of a value that is had anew every so often, beside the bars."""
+        return Freshness.FRESH if age_us <= self.fresh_us + every_us else Freshness.STALE
 
     def reading(
         self, symbol: str, stored: Unpacked, at: Instant, columns: Mapping[str, int]
@@ -171,17 +171,22 @@ class AgePolicy:
         event_us = stored.event_us
         if stored.own is NO_OWN_TIMES:
             return FeatureReading(symbol, *of_bars, stored.rows, columns, event_us, of_bars, NO_OWN_VALUES)
-        rows, own, oldest_us = self._own_values(stored, at, tuple(columns), age_us)
-        oldest = self.freshness(oldest_us), oldest_us / 1e6
-        return FeatureReading(symbol, *oldest, rows, columns, event_us, of_bars, own)
+        rows, own = self._own_values(stored, at, tuple(columns))
+        present = [
+            (of_bars[0], age_us / 1e6),
+            *((v.freshness, v.age_s) for v in own.values() if v.age_s is not None),
+        ]
+        is_stale = any(freshness is Freshness.STALE for freshness, _ in present)
+        whole = Freshness.STALE if is_stale else Freshness.FRESH, max(age_s for _, age_s in present)
+        return FeatureReading(symbol, *whole, rows, columns, event_us, of_bars, own)
 
     def _own_values(
-        self, stored: Unpacked, at: Instant, names: tuple[str, ...], oldest_us: int
-    ) -> tuple[FloatArray, dict[str, ValueReading], int]:
-        """The rows without what is over its life, the values with a time of their own, the oldest age."""
+        self, stored: Unpacked, at: Instant, names: tuple[str, ...]
+    ) -> tuple[FloatArray, dict[str, ValueReading]]:
+        """The rows without what is over its life, and the values with a time of their own."""
         rows = stored.rows.copy()
         own: dict[str, ValueReading] = {}
-        for column, source_us, life_us in stored.own.tolist():
+        for column, source_us, life_us, every_us in stored.own.tolist():
             value = float(rows[-1, column])
             age_us = self.age_us(source_us, stored, at)
             is_over = age_us is None or 0 <= life_us <= age_us
@@ -189,10 +194,9 @@ class AgePolicy:
                 rows[-1, column] = np.nan
                 own[names[column]] = MISSING_VALUE
                 continue
-            own[names[column]] = ValueReading(value, self.freshness(age_us), age_us / 1e6)
-            oldest_us = max(oldest_us, age_us)
+            own[names[column]] = ValueReading(value, self.freshness(age_us, every_us), age_us / 1e6)
         rows.flags.writeable = False
-        return rows, own, oldest_us
+        return rows, own
 
 
 class CrossSection(Mapping[str, FeatureReading]):

@@ -31,6 +31,7 @@ from levibot.stores.reading import AgePolicy, Instant
 pytestmark = pytest.mark.stores
 
 HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 NAMES = ("present", "gone", "outside")
 LIFE_S = 0.5
@@ -46,21 +47,34 @@ EXPECTED: dict[str, tuple[timedelta, Freshness, float | None]] = {
 }
 NEVER_WRITTEN = "NEVER"
 
-# A value from outside in a vector of now: its own age and life, and what it must be called.
-OUTSIDE: dict[str, tuple[timedelta, timedelta | None, ValueReading]] = {
-    "OUTNOW": (timedelta(0), None, ValueReading(5.0, Freshness.FRESH, 0.0)),
-    "OUTOLD": (3 * HOUR, None, ValueReading(5.0, Freshness.STALE, 10_800.0)),
-    "OUTLIVES": (3 * HOUR, 4 * HOUR, ValueReading(5.0, Freshness.STALE, 10_800.0)),
-    "OUTOVER": (HOUR, HOUR, ValueReading(None, Freshness.MISSING, None)),
-    "OUTAHEAD": (-2 * HOUR, None, ValueReading(None, Freshness.MISSING, None)),
+# A value from outside in a vector of now: its own time, and what it must be called.
+OUTSIDE: dict[str, tuple[ValueTime, ValueReading]] = {
+    "OUTNOW": (ValueTime(NOON), ValueReading(5.0, Freshness.FRESH, 0.0)),
+    "OUTOLD": (ValueTime(NOON - 3 * HOUR), ValueReading(5.0, Freshness.STALE, 10_800.0)),
+    "OUTLIVES": (ValueTime(NOON - 3 * HOUR, 4 * HOUR), ValueReading(5.0, Freshness.STALE, 10_800.0)),
+    "OUTOVER": (ValueTime(NOON - HOUR, HOUR), ValueReading(None, Freshness.MISSING, None)),
+    "OUTAHEAD": (ValueTime(NOON + 2 * HOUR), ValueReading(None, Freshness.MISSING, None)),
+    # Had anew every eight hours: nothing newer can be known, and two hours later it is overdue.
+    "OUTDUE": (ValueTime(NOON - 10 * HOUR, every=8 * HOUR), ValueReading(5.0, Freshness.FRESH, 36_000.0)),
+    "OUTOVERDUE": (
+        ValueTime(NOON - 10 * HOUR - SECOND, every=8 * HOUR),
+        ValueReading(5.0, Freshness.STALE, 36_001.0),
+    ),
 }
 
 
 class IgnoresTheAge(AgePolicy):
     """Calls everything it finds fresh."""
 
-    def freshness(self, age_us: int) -> Freshness:
+    def freshness(self, age_us: int, every_us: int = 0) -> Freshness:
         return Freshness.FRESH
+
+
+class CallsOldWhatIsTheNewest(AgePolicy):
+    """Measures what comes every eight hours with the clock of the bars."""
+
+    def freshness(self, age_us: int, every_us: int = 0) -> Freshness:
+        return super().freshness(age_us)
 
 
 class MeasuresOnItsOwnClock(AgePolicy):
@@ -116,7 +130,7 @@ class TakesMissingForZero(OnlineStore):
 
 FAULTS: tuple[type[AgePolicy] | type[OnlineStore], ...] = (
     *(IgnoresTheAge, MeasuresOnItsOwnClock, TrustsTheFuture, AgesAllAsTheBars, LeavesTheEndToTheServer),
-    *(LooksAtTheFirstOfMany, SaysNoAge, TakesMissingForZero),
+    *(CallsOldWhatIsTheNewest, LooksAtTheFirstOfMany, SaysNoAge, TakesMissingForZero),
 )
 
 
@@ -177,12 +191,12 @@ async def broken_for_outside(stores: Stores, run: str) -> list[str]:
     rows = np.array([[3.0, np.nan, 5.0]])
     await stores.writer.write_features(
         [
-            FeatureWindow(f"{name}{run}", NOON, NAMES, rows, {"outside": ValueTime(NOON - age, life)})
-            for name, (age, life, _) in OUTSIDE.items()
+            FeatureWindow(f"{name}{run}", NOON, NAMES, rows, {"outside": time})
+            for name, (time, _) in OUTSIDE.items()
         ]
     )
     problems = []
-    for name, (_, _, expected) in OUTSIDE.items():
+    for name, (_, expected) in OUTSIDE.items():
         for reading in await every_way(stores.reader, name, run):
             if reading.value("outside") != expected:
                 problems.append(f"{name}: {expected}; not {reading.value('outside')}.")
@@ -190,8 +204,9 @@ async def broken_for_outside(stores: Stores, run: str) -> list[str]:
                 problems.append(f"{name} has the values {reading.values}.")
             if reading.value("present") != ValueReading(3.0, Freshness.FRESH, 0.0):
                 problems.append(f"{name}: its other value is {reading.value('present')}.")
-            if expected.freshness is Freshness.STALE and reading.freshness is Freshness.FRESH:
-                problems.append(f"{name} is called fresh as a whole.")
+            whole = Freshness.STALE if expected.freshness is Freshness.STALE else Freshness.FRESH
+            if reading.freshness is not whole:
+                problems.append(f"{name} is called {reading.freshness} as a whole.")
     return problems
 
 

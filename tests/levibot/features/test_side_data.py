@@ -30,7 +30,14 @@ from levibot.market.observations import Observations
 from levibot.market.parquet import ParquetSource
 from levibot.market.price_process import MARKET_START
 from levibot.market.side_ingest import ingest_side_series
-from levibot.market.side_series import DEX_SPREAD, FUNDING_RATE, LONGEST_AGE, NFT_FLOOR, SideSeries
+from levibot.market.side_series import (
+    DEX_SPREAD,
+    FUNDING_PERIOD,
+    FUNDING_RATE,
+    LONGEST_AGE,
+    NFT_FLOOR,
+    SideSeries,
+)
 from levibot.market.simulator import SimulatedSource
 from levibot.stores.history_rows import Series
 from levibot.stores.offline import OfflineStore
@@ -205,6 +212,7 @@ def test_each_value_says_how_old_its_outside_part_is() -> None:
     for symbol in SYMBOLS:
         assert times[symbol]["funding_mean_24"].source_time == at - ages[symbol[:3]] * HOUR
         assert times[symbol]["funding_mean_24"].life == LONGEST_AGE[FUNDING_RATE]
+        assert times[symbol]["funding_mean_24"].every == FUNDING_PERIOD
         # What compares the symbols is as old as the oldest of them.
         assert times[symbol]["market_funding"].source_time == at - 7 * HOUR
         assert {"vol_slow", "dex_spread"}.isdisjoint(times[symbol])

@@ -124,7 +124,7 @@ def test_an_identity_changes_with_all_that_it_names(change: dict[str, Any]) -> N
 
 def test_times_of_values_come_back() -> None:
     own = {
-        "vol_24": ValueTime(EVENT_TIME - timedelta(hours=3), timedelta(seconds=0.3)),
+        "vol_24": ValueTime(EVENT_TIME - timedelta(hours=3), timedelta(seconds=0.3), timedelta(hours=8)),
         "ret_1": ValueTime(EVENT_TIME),
     }
     window = replace(a_window(), own_times=own)
@@ -132,7 +132,10 @@ def test_times_of_values_come_back() -> None:
     found = unpack(stamped(window, identity), identity)
     assert found is not None
     event_us = microseconds(EVENT_TIME)
-    assert found.own.tolist() == [[1, event_us - 3 * 3600 * 10**6, 300_000], [0, event_us, -1]]
+    assert found.own.tolist() == [
+        [1, event_us - 3 * 3600 * 10**6, 300_000, 8 * 3600 * 10**6],
+        [0, event_us, -1, 0],
+    ]
     # They are of another size, and so are read one by one.
     assert unpack_many([stamped(window, identity, 1)], identity) is None
 
@@ -202,6 +205,7 @@ def test_rows_are_read_only() -> None:
         (timed("b", ValueTime(EVENT_TIME)), "none of its features"),
         (timed("a", ValueTime(EVENT_TIME.replace(tzinfo=None))), "a of BTC is of .* without a time zone"),
         (timed("a", ValueTime(EVENT_TIME, timedelta(0))), "lives for 0:00:00"),
+        (timed("a", ValueTime(EVENT_TIME, every=timedelta(-1))), "comes every -1 day"),
     ],
 )
 def test_a_window_that_breaks_its_schema_is_refused(window: FeatureWindow, problem: str) -> None:
