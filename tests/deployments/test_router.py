@@ -24,6 +24,7 @@ from levibot.stores.events import Event
 from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import FeatureWindow, OnlineStore
 from levibot.stores.registry import Registry
+from tests.opinions import signals_of
 
 pytestmark = pytest.mark.stores
 
@@ -52,8 +53,7 @@ class FakeModel:
             raise RegistryError(f"model.txt of version {version} is not what was published.")
         if version in self.away:
             raise StoreUnavailable("s3://models did not answer.")
-        half = np.full(window.shape[1], 0.5)
-        return Signals(half, half, half)
+        return signals_of(np.full(window.shape[1], 0.5))
 
 
 class FakeLog:
