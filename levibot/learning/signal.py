@@ -65,7 +65,8 @@ class Signals:
     probability_up: that the price is higher 24 bars (the longest horizon) after the next open.
     expected_return: log return over the same bars. target_position: fraction of equity, before the no-trade
     band, under the prior weights. All three are NaN where the symbol has no signal; a missing signal is
-    never a zero. opinions: of the same rows, what other weights make other positions of. no_trade_band: the model's.
+    never a zero. opinions: of the same rows, what other weights make other positions of. no_trade_band: the
+    model's.
     """
 
     probability_up: FloatArray

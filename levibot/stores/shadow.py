@@ -37,8 +37,8 @@ ON CONFLICT DO NOTHING
 _DECIDED = """
 SELECT symbol, as_of, model_version, view_version, no_trade_band, accounts, positions, blend::text
 FROM shadow_decisions
-WHERE market_id = $1 AND as_of >= coalesce($2::timestamptz, '-infinity') AND ($3::timestamptz IS NULL OR as_of < $3)
-    AND is_in_time
+WHERE market_id = $1 AND as_of >= coalesce($2::timestamptz, '-infinity')
+    AND ($3::timestamptz IS NULL OR as_of < $3) AND is_in_time
 ORDER BY as_of, symbol LIMIT $4
 """
 _FIRST = "SELECT min(as_of) FROM shadow_decisions WHERE market_id = $1 AND is_in_time"
