@@ -131,7 +131,11 @@ class WeightKeeping:
         if first > last:
             return 0
         panel = await self._panel(now)
-        made = await asyncio.to_thread(learned, active, state, days, returns, panel, first)
+
+        def learn() -> list[Known]:
+            return learned(active, state, days, returns, market_days(panel), first)
+
+        made = await asyncio.to_thread(learn)
         n_learned = 0
         for known in made:
             n_learned += await self._ticks.weights.append(self._market_id, known)
@@ -174,7 +178,7 @@ def learned(
     state: WeightState,
     days: Sequence[date],
     returns: FloatArray,
-    panel: Panel,
+    market: MarketDays,
     first: date,
 ) -> list[Known]:
     """What is known after each of the days from `first` on, oldest first.
@@ -182,7 +186,6 @@ def learned(
     days: (D,) none missing, up to the last that is over; returns: (D, M) of `active.members`. The same code
     as over a backtest's history: the regimes are fitted at the model's making, and only filtered since.
     """
-    market = market_days(panel)
     regimes = regimes_at(market, [active.train_end])
     own = np.array(days, dtype="datetime64[D]")
     of_days = on_days(market.day, regimes, own)

@@ -102,9 +102,7 @@ async def earn(ticks: TickStore, returns: FloatArray, first: int, last: int) -> 
 
 
 def keeper(ticks: TickStore, live: LiveWeights, registry: Registry, ensembles: Registry) -> WeightKeeping:
-    return WeightKeeping(
-        ticks, live, registry, ensembles, market_id=MARKET, symbols=SYMBOLS, interval=STEP
-    )
+    return WeightKeeping(ticks, live, registry, ensembles, market_id=MARKET, symbols=SYMBOLS, interval=STEP)
 
 
 def backtest_weights(panel: Panel, earned: FloatArray) -> FloatArray:
