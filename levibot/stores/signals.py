@@ -83,9 +83,10 @@ class Signal:
     def from_json(cls, text: str | bytes) -> Self:
         """What `to_json` gave. Raises ValueError, TypeError or KeyError on anything else."""
         values = json.loads(text)
+        as_of = datetime.fromisoformat(values["as_of"])
         told = values.get("blend")
         blend = None if told is None else Blend.from_json(told)
-        return cls(**values | {"as_of": datetime.fromisoformat(values["as_of"]), "blend": blend})
+        return cls(**values | {"as_of": as_of, "blend": blend})
 
 
 def check_signal(signal: Signal, market_id: str, view_version: str) -> None:
