@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from actors import (
     NAMESPACE,
     dead_letter_replayer,
+    ensemble_weights,
     event_log,
     feature_history,
     feature_monitor,
@@ -20,6 +21,7 @@ from actors import (
     market_feed,
     online_features,
     outside_data,
+    shadow_ledger,
 )
 from actors.answers import answer_of
 from levibot.errors import LeviBotError, NotReady
@@ -34,6 +36,8 @@ NAMES = (
     dead_letter_replayer.NAME,
     feature_monitor.NAME,
     outside_data.NAME,
+    shadow_ledger.NAME,
+    ensemble_weights.NAME,
 )
 TIMEOUT_S = 1.0
 

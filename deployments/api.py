@@ -13,6 +13,8 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import event_log, online_features
 from actors.processes import Said
+from deployments.ensemble import Ensemble
+from deployments.ensemble_routes import EnsembleFace
 from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
 from deployments.model_routes import ModelsFace
@@ -69,6 +71,7 @@ class Api:
         self._features = online_features.Reader("api")
         self._processes = Processes(router, settings)
         self.models: ModelsFace = Models(settings)
+        self.ensemble: EnsembleFace = Ensemble(settings)
         # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
             "redis",

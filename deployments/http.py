@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Protocol
 
@@ -12,9 +13,11 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from deployments.ensemble_routes import EnsembleFace, add_ensemble_routes
 from deployments.errors import RETRY_AFTER_S, LimitBody, install_error_handlers, trace_id_of, unforeseen
 from deployments.model_routes import ModelsFace, add_model_routes
 from deployments.schemas import (
+    BlendEntry,
     ErrorResponse,
     EventEntry,
     EventsRequest,
@@ -55,6 +58,11 @@ class Face(Protocol):
     @property
     def models(self) -> ModelsFace:
         """The model versions."""
+        ...
+
+    @property
+    def ensemble(self) -> EnsembleFace:
+        """The weights of the ensemble."""
         ...
 
     async def predict(self, symbol: str) -> Answer:
@@ -131,10 +139,12 @@ def build_http(face: Face) -> FastAPI:
             freshness=answer.freshness,
             source=signal.source,
             served_from=answer.served_from,
+            blend=None if signal.blend is None else BlendEntry(**asdict(signal.blend)),
             trace_id=trace_id_of(request),
         )
 
     add_model_routes(http, face.models)
+    add_ensemble_routes(http, face.ensemble, face.source)
 
     @http.get("/features/{symbol}", responses=ERRORS, summary="The features of a symbol")
     async def features(

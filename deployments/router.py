@@ -23,11 +23,14 @@ from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
 from levibot.serving.desk import Served, SignalDesk
+from levibot.serving.recorder import SignalRecorder
 from levibot.serving.sampling import ServedSampler
+from levibot.serving.weighing import Weighing
 from levibot.settings import Settings
 from levibot.stores.active_version import ActiveVersion
-from levibot.stores.connect import open_online, open_registry
+from levibot.stores.connect import open_durable, open_online, open_registry, open_ticks
 from levibot.stores.events import Event
+from levibot.stores.live_weights import LiveWeights
 from levibot.stores.online import FeatureReading, Signal
 from levibot.stores.query_profile import PROFILE
 from levibot.telemetry.exposition import Family, families
@@ -51,9 +54,10 @@ class Routed:
 
 
 class Router:
-    """Follows the bars: computes each new cross-section once and caches it in Redis.
+    """Follows the bars: computes each new cross-section once, caches it in Redis and has it written down.
 
-    The one route so far is the active model of the registry.
+    The members are those of the active model; their weights, and whether the meta-learner leans them, come
+    from the ensemble's actor through Redis.
     """
 
     def __init__(self, model: DeploymentHandle[Any]) -> None:
@@ -67,11 +71,16 @@ class Router:
         self._active = ActiveVersion(self._registry, timeout_s=settings.store_timeout_s)
         self._online = open_online(settings, CORE)
         self._sampler = ServedSampler(settings.market_id, CORE, settings.served_share, random.Random())
+        self._weights = LiveWeights(open_durable(settings))
         self._desk = SignalDesk(
             self._online,
             settings.symbols,
             timeout_s=settings.store_timeout_s,
+            weigh=Weighing(self._weights, settings.market_id, timeout_s=settings.store_timeout_s).route,
             on_served=self._tell_served,
+        )
+        self._recorder = SignalRecorder(
+            lambda: open_ticks(settings), settings.market_id, timeout_s=settings.store_timeout_s
         )
         self._ask_model = Guard(
             "model",
@@ -84,7 +93,9 @@ class Router:
         self._refused: dict[str, tuple[float, RegistryError]] = {}
         self._told: dict[str, Signal] = {}
         self._events = event_log.Client("router", event_letters.keeper(settings))
-        self._follower = asyncio.get_running_loop().create_task(self._follow())
+        loop = asyncio.get_running_loop()
+        self._recording = loop.create_task(self._recorder.run())
+        self._follower = loop.create_task(self._follow())
 
     async def signal(self, symbol: str) -> Routed:
         """The newest signal of a symbol: computed now if it can be, from memory if it cannot."""
@@ -113,10 +124,11 @@ class Router:
 
     async def close(self) -> None:
         """End the follower and what it waits for, then the connections, so that none is opened again."""
-        tasks = [task for task in (self._follower, self._computing) if task is not None]
+        tasks = [task for task in (self._follower, self._computing, self._recording) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._weights.close()
         await self._online.close()
 
     def check_health(self) -> None:
@@ -204,6 +216,7 @@ class Router:
     def _tell(self, signals: Collection[Signal]) -> None:
         new = [s for s in signals if self._told.get(s.symbol) != s]
         self._told |= {s.symbol: s for s in new}
+        self._recorder.record(new)
         events = [
             Event(
                 event_type="signal",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -25,6 +25,23 @@ class PredictRequest(BaseModel):
     symbol: Symbol
 
 
+class BlendEntry(BaseModel):
+    """How the members' opinions became the position."""
+
+    opinions: dict[str, float] = Field(description="of each member, -1 to 1")
+    weights: dict[str, float] = Field(description="of each member, sum 1, that made the position")
+    positions: dict[str, float] = Field(
+        description="what each member alone, and each way of weighing, would hold before the no-trade band"
+    )
+    no_trade_band: float = Field(description="fraction of equity; a position this near its target stays")
+    route: str = Field(description="router or ensemble: what gave the weights")
+    abstained: str = Field(description="why the router did not give them, else empty")
+    regime: dict[str, float] = Field(description="probability of each, empty where none is known")
+    weights_from: str = Field(description="redis, memory or prior")
+    weights_as_of: date | None = Field(description="last day that they have learned from, null: from none")
+    weights_age_s: float | None = Field(description="market time from the end of that day to as_of")
+
+
 class PredictResponse(BaseModel):
     """The signal of a symbol, and how far it may be trusted."""
 
@@ -39,6 +56,51 @@ class PredictResponse(BaseModel):
     freshness: str = Field(description="FRESH or STALE")
     source: str = Field(description="simulated, parquet or exchange")
     served_from: str = Field(description="cache, computed or memory")
+    blend: BlendEntry | None = Field(description="null of a signal that was made before members were told")
+    trace_id: str
+
+
+class EnsembleRequest(BaseModel):
+    """How much of the past to show."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    history_days: int = Field(0, ge=0, le=1000, description="newest days whose weights are shown")
+
+
+class WeightsOfDay(BaseModel):
+    """The weights for the decisions after a day."""
+
+    as_of: date | None = Field(description="last day that they have learned from, null: from none yet")
+    model_version: str
+    basis: str = Field(description="what they began with: prior or walk-forward")
+    weights: dict[str, float] = Field(description="of the ensemble, by member, sum 1")
+    routed: dict[str, float] = Field(description="leaned by the router; the ensemble's where it abstained")
+    route: str = Field(description="router or ensemble: which of the two positions are taken under")
+    abstained: str = Field(description="why the router did not lean them, else empty")
+    regime: dict[str, float] = Field(description="at the end of that day; empty where none is known")
+
+
+class ShadowAccount(BaseModel):
+    """What a member, or a way of weighing, has earned on paper, net of costs."""
+
+    net_pnl: float = Field(description="since the account was opened, as a share of what it began with")
+    days: int
+    by_regime: dict[str, float] = Field(description="the same, by the regime in which each day began")
+
+
+class EnsembleResponse(BaseModel):
+    """What each member weighs, since when, and why."""
+
+    held: WeightsOfDay = Field(description="the weights of the next decision")
+    prior: dict[str, float] = Field(description="what the members weigh before anything is known")
+    age_s: float | None = Field(description="market time since the day of `held` was over")
+    weights_from: str = Field(description="redis, or memory: they were read before")
+    history: list[WeightsOfDay] = Field(description="newest first, never revised")
+    accounts: dict[str, ShadowAccount] = Field(description="by member and way of weighing")
+    market_time: datetime = Field(description="the market's now, UTC")
+    problem: str = Field(description="why some of this is not of now, else empty")
+    source: str = Field(description="simulated, parquet or exchange")
     trace_id: str
 
 

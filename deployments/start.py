@@ -8,12 +8,14 @@ from ray import serve
 from actors import (
     NAMESPACE,
     dead_letter_replayer,
+    ensemble_weights,
     event_log,
     feature_history,
     feature_monitor,
     market_feed,
     online_features,
     outside_data,
+    shadow_ledger,
 )
 from deployments.app import app
 from levibot.settings import Settings
@@ -37,6 +39,8 @@ def main() -> None:
         market_feed,
         feature_monitor,
         outside_data,
+        shadow_ledger,
+        ensemble_weights,
     )
     for actor in detached:
         actor.start(settings)

@@ -81,6 +81,10 @@ class Opinions:
         by_row = weights[:, None, :] if weights.ndim == 2 else weights
         return _within_equity(combined(self.values, by_row) * self.unit)
 
+    def row(self, t: int) -> Opinions:
+        """The opinions of one row: (1, S, M) and (1, S)."""
+        return Opinions(self.members, self.values[t][None], self.unit[t][None])
+
     def alone(self, member: str) -> FloatArray:
         """(T, S) of one member that has the account to itself."""
         return _within_equity(self.values[..., self.members.index(member)] * self.unit)

@@ -30,6 +30,8 @@ from levibot.learning.models.sequence import Samples
 from levibot.market.bars import FloatArray
 
 KIND = "signal"
+# How a manifest names the kinds of models, in the order in which they were learned.
+_KINDS = "kinds"
 _FILE = "signal.json"
 
 
@@ -62,16 +64,26 @@ class Signals:
 
     probability_up: that the price is higher 24 bars (the longest horizon) after the next open.
     expected_return: log return over the same bars. target_position: fraction of equity, before the no-trade
-    band. All three are NaN where the symbol has no signal; a missing signal is never a zero.
+    band, under the prior weights. All three are NaN where the symbol has no signal; a missing signal is
+    never a zero. opinions: of the same rows, what other weights make other positions of. no_trade_band: the
+    model's.
     """
 
     probability_up: FloatArray
     expected_return: FloatArray
     target_position: FloatArray
+    opinions: Opinions
+    no_trade_band: float
 
     def row(self, t: int) -> Signals:
-        """The signals of one row, (S,)."""
-        return Signals(self.probability_up[t], self.expected_return[t], self.target_position[t])
+        """The signals of one row, (S,); its opinions keep their row axis."""
+        return Signals(
+            self.probability_up[t],
+            self.expected_return[t],
+            self.target_position[t],
+            self.opinions.row(t),
+            self.no_trade_band,
+        )
 
 
 @dataclass(frozen=True)
@@ -122,10 +134,19 @@ class SignalModel:
         """The rules, then the kinds of models in the order in which they were learned."""
         return (*RULES, *dict.fromkeys(part.kind for part in self.learned))
 
+    @staticmethod
+    def members_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+        """`members`, of a manifest whose models need not be loaded. Raises RegistryError without any."""
+        try:
+            return (*RULES, *dict.fromkeys(str(kind) for kind in metadata["training"][_KINDS]))
+        except (KeyError, TypeError) as exc:
+            raise RegistryError(f"The manifest does not say which kinds of models it has: {exc!r}.") from exc
+
     def _evaluate(self, features: FloatArray, first: int) -> Signals:
         """`evaluate`, with opinions of the rows from `first` on; those before are only read by sequences."""
         said, probability_up, expected_return = self._said(features, first)
-        return Signals(probability_up, expected_return, said.positions(prior_weights(said.members)))
+        prior = said.positions(prior_weights(said.members))
+        return Signals(probability_up, expected_return, prior, said, self.parameters.no_trade_band)
 
     def _said(self, features: FloatArray, first: int) -> tuple[Opinions, FloatArray, FloatArray]:
         """Opinions; the probability of a rise over the longest horizon, and the return expected of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from levibot.errors import NotReady, StoreUnavailable
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
+from levibot.serving.weighing import Route
 from levibot.stores.online import FeatureReading, OnlineStore, Signal
 
 
@@ -33,13 +35,27 @@ class _Answered:
     signals: list[Signal]
 
 
+# Lives are renewed so many times before they would end, and every so many seconds at most.
+RENEWALS, RENEW_S = 3.0, 2.0
+# The weights of these members for a decision at this close.
+Weigh = Callable[[Sequence[str], datetime], Awaitable[Route]]
+
+
+async def weigh_by_prior(members: Sequence[str], _: datetime) -> Route:
+    """The weights of a desk that nobody tells others."""
+    return Route.prior(members, "Nobody tells this desk any weights.")
+
+
 def _ignore(readings: Sequence[FeatureReading]) -> None:
     """Keep nothing of what was served."""
 
 
 class SignalDesk:
-    """Reads the newest windows, asks the model, writes the signals, and remembers the last ones.
+    """Reads the newest windows, asks the model, weighs its members, writes the signals, remembers the last.
 
+    Signals are written when they are new. After that only their life in Redis is renewed, every RENEW_S: how
+    old they are is said by `as_of`, and does not depend on it.
+    weigh: gives the members' weights for a decision; raises nothing.
     on_served: told the windows that a model has answered, once for each answer. It must not wait for a thing.
     """
 
@@ -49,13 +65,17 @@ class SignalDesk:
         symbols: Sequence[str],
         *,
         timeout_s: float = 2.0,
+        weigh: Weigh = weigh_by_prior,
         on_served: Callable[[Sequence[FeatureReading]], None] = _ignore,
     ) -> None:
         self._online = online
+        self._weigh = weigh
         self._on_served = on_served
         self._symbols = tuple(symbols)
         self._last: dict[str, Signal] = {}
         self._answered: _Answered | None = None
+        self._kept: list[Signal] = []
+        self._renew_at = 0.0
         # The fallback is the caller's: `last`. While Redis hangs, callers come to it without a time-out each.
         self._redis = Guard(
             "redis",
@@ -92,13 +112,23 @@ class SignalDesk:
         stacked = self._cross_section(windows)
         signals = self._known(served, newest, stacked)
         if signals is None:
-            opinions = await predict(stacked)
-            signals = self._signals(opinions, served, newest)
+            said = await predict(stacked)
+            route = await self._weigh(said.opinions.members, newest)
+            signals = self._signals(said, route, served, newest)
             self._answered = _Answered(served, newest, stacked, signals)
             self._last |= {s.symbol: s for s in signals}
             self._on_served([readings[symbol] for symbol in windows])
-        await self._redis.call(self._online.write_signals, signals, ttl_s)
+        await self._keep(signals, ttl_s)
         return {s.symbol: s for s in signals}
+
+    async def _keep(self, signals: list[Signal], ttl_s: float) -> None:
+        """Write what is new; of what is written already renew the life, when it is time to."""
+        now = time.monotonic()
+        if signals is self._kept and now < self._renew_at:
+            return
+        keep = self._online.renew_signals if signals is self._kept else self._online.write_signals
+        await self._redis.call(keep, signals, ttl_s)
+        self._kept, self._renew_at = signals, now + min(RENEW_S, ttl_s / RENEWALS)
 
     def _known(self, served: Served, newest: datetime, stacked: FloatArray) -> list[Signal] | None:
         """What this model has said of the very same windows."""
@@ -107,21 +137,25 @@ class SignalDesk:
             return None
         return known.signals if np.array_equal(known.windows, stacked, equal_nan=True) else None
 
-    def _signals(self, opinions: Signals, served: Served, newest: datetime) -> list[Signal]:
+    def _signals(self, said: Signals, route: Route, served: Served, newest: datetime) -> list[Signal]:
+        blends = route.blends(said.opinions, said.no_trade_band)
         return [
             Signal(
                 symbol=symbol,
                 as_of=newest,
-                probability_up=float(opinions.probability_up[column]),
-                target_position=float(opinions.target_position[column]),
+                probability_up=float(said.probability_up[column]),
+                target_position=blend.positions[blend.route],
                 model_version=served.model_version,
                 view_version=self._online.view_version,
                 market_id=self._online.market_id,
                 source=served.source,
-                expected_return=_finite(opinions.expected_return[column]),
+                expected_return=_finite(said.expected_return[column]),
+                blend=blend,
             )
-            for column, symbol in enumerate(self._symbols)
-            if np.isfinite(opinions.target_position[column]) and np.isfinite(opinions.probability_up[column])
+            for column, (symbol, blend) in enumerate(zip(self._symbols, blends, strict=True))
+            if blend is not None
+            and blend.route in blend.positions
+            and np.isfinite(said.probability_up[column])
         ]
 
     def _cross_section(self, windows: dict[str, FloatArray]) -> FloatArray:

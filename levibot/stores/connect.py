@@ -80,6 +80,12 @@ def open_references(settings: Settings) -> Registry:
     return _registry_at(f"{models.rstrip('/')}/references", settings)
 
 
+def open_ensembles(settings: Settings) -> Registry:
+    """What each model's ensemble begins with, beside the models; its key is the model's version."""
+    models = settings.models_url or str(settings.home / "models")
+    return _registry_at(f"{models.rstrip('/')}/ensembles", settings)
+
+
 def open_trial_journal(settings: Settings) -> TrialJournal:
     """The trials that this state folder knows of; no server is needed, and nothing is made yet."""
     return TrialJournal(settings.home / "trials.sqlite")

@@ -78,6 +78,7 @@ SHADOW_FILLS = LedgerTable(
     (
         ("symbol", "text"),
         ("ts", "timestamptz"),
+        ("account", "text"),
         ("model_version", "text"),
         ("units", "float8"),
         ("price", "float8"),
@@ -86,7 +87,7 @@ SHADOW_FILLS = LedgerTable(
         ("funding", "float8"),
         ("equity", "float8"),
     ),
-    ("symbol", "ts", "model_version"),
+    ("symbol", "ts", "account"),
     "ts",
 )
 ORDERS = LedgerTable(

@@ -23,8 +23,10 @@ from levibot.stores.postgres_deadline import Deadline
 from levibot.stores.postgres_pool import PoolLimits
 from levibot.stores.quarantine import Quarantine
 from levibot.stores.rollup import TickRollup
+from levibot.stores.shadow import ShadowStore
 from levibot.stores.tick_table import TickTable
 from levibot.stores.trials import TrialStore
+from levibot.stores.weight_history import WeightHistory
 
 CHUNK_ROWS = 10_000
 HISTORY_LIMIT_S = 120.0  # years of minutes are more than what a statement may usually take
@@ -91,6 +93,8 @@ class TickStore:
         self.signals = Ledger(client, SIGNALS)
         self.shadow_fills = Ledger(client, SHADOW_FILLS)
         self.orders = Ledger(client, ORDERS)
+        self.shadow = ShadowStore(client)
+        self.weights = WeightHistory(client)
         self.trials = TrialStore(client)
 
     @classmethod

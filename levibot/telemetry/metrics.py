@@ -154,6 +154,23 @@ class Metrics:
             ("feature",),
             registry=registry,
         )
+        self.ensemble_weight = Gauge(
+            "levibot_ensemble_weight",
+            "Weight of a member, by way of weighing: ensemble or router.",
+            ("model", "way"),
+            registry=registry,
+        )
+        self.ensemble_weight_age_seconds = Gauge(
+            "levibot_ensemble_weight_age_seconds",
+            "Market time since the last day that the weights have learned from was over; none before.",
+            registry=registry,
+        )
+        self.shadow_pnl = Gauge(
+            "levibot_shadow_pnl",
+            "Net profit of a shadow account as a share of what it began with, by the regime of each day.",
+            ("model", "regime"),
+            registry=registry,
+        )
         self.feature_parity_checked = Counter(
             "levibot_feature_parity_checked_total",
             "Served feature values that were rebuilt from history.",

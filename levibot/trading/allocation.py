@@ -90,31 +90,34 @@ def allocate(
     Raises DataError on shapes that do not agree.
     """
     members = tuple(members)
-    regimes = _regimes(market, fits)
-    own = _on_days(market.day, regimes, day)
+    regimes = regimes_at(market, fits)
+    own = on_days(market.day, regimes, day)
     state = WeightState.beginning(members, prior_weights(members))
     weights, _ = weights_over(state, day, returns, own)
     ensemble = weights[:-1]
     routed, routers = ensemble.copy(), []
     # A router reads days of the market and of the members together; those before the test have no members.
     known: BoolArray = np.asarray(np.isin(market.day, day))
-    names, features = router_features(market, regimes, members, _on_days(day, returns, market.day))
+    names, features = router_features(market, regimes, members, on_days(day, returns, market.day))
     features = np.where(known[:, None], features, np.nan)
     edges = [*(to_datetime64(at).astype("datetime64[D]") for at in fits), day[-1] + _DAY]
     for begin, end in pairwise(edges):
         past = known & (market.day < begin)
-        taught = _on_days(day, returns, market.day[past])
+        taught = on_days(day, returns, market.day[past])
         router = fit_router(members, names, features[past], taught, seed=seed)
         routers.append(router)
         held = (day >= begin) & (day < end)
         # The features of the day before are what is known when a day begins.
-        before = _on_days(market.day, features, day[held] - _DAY)
+        before = on_days(market.day, features, day[held] - _DAY)
         routed[held] = router.weights(before, ensemble[held])
     return Allocation(members, day, own, ensemble, routed, tuple(routers))
 
 
-def _regimes(market: MarketDays, fits: Sequence[datetime]) -> FloatArray:
-    """(D, 3) of the market's days; NaN before the first fit that has days enough."""
+def regimes_at(market: MarketDays, fits: Sequence[datetime]) -> FloatArray:
+    """(D, 3) filtered regimes of the market's days, by models fitted at these instants on what was finished.
+
+    NaN before the first fit that has days enough.
+    """
     observations = market.regime_observations()
     rows = [int(np.searchsorted(market.day + _DAY, to_datetime64(at), side="right")) for at in fits]
     seen: BoolArray = np.asarray(np.isfinite(observations).all(axis=1))
@@ -124,7 +127,7 @@ def _regimes(market: MarketDays, fits: Sequence[datetime]) -> FloatArray:
     return walk_forward_regimes(observations, ready)
 
 
-def _on_days(day: TimeArray, values: FloatArray, wanted: TimeArray) -> FloatArray:
+def on_days(day: TimeArray, values: FloatArray, wanted: TimeArray) -> FloatArray:
     """Rows of values, one a day, for the wanted days; NaN where there is none. day: without gaps."""
     found = np.full((len(wanted), values.shape[1]), np.nan)
     if len(day):

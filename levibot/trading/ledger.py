@@ -28,14 +28,17 @@ class SignalRow:
 
 @dataclass(frozen=True, slots=True)
 class ShadowFill:
-    """What a model's order would have done. ts: opening of the bar at whose price it filled, aware UTC.
+    """What an account's order would have done. ts: opening of the bar at whose price it filled, aware UTC.
 
-    units: traded, in base currency, below 0 when sold. price: > 0, with slippage. fee, slippage: >= 0, in
-    quote currency. funding: paid, below 0 when received. equity: of the model's account after the bar.
+    account: a member of the ensemble, or a way of weighing them. model_version: which version decided, empty
+    where an account without equity was closed. units: traded, in base currency, below 0 when sold. price:
+    > 0, with slippage. fee, slippage: >= 0, in quote currency. funding: paid, below 0 when received. equity:
+    of the account after the bar.
     """
 
     symbol: str
     ts: datetime
+    account: str
     model_version: str
     units: float
     price: float

@@ -376,6 +376,36 @@ def market_step(
     return Account(units, last_price, flows.cash, flows.equity), flows, orders
 
 
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One order that was filled. units: below 0 when sold. price: with everything that moved it. fee,
+    slippage: in quote currency; slippage is what the price lost against the open, impact among it.
+    """
+
+    units: float
+    price: float
+    fee: float
+    slippage: float
+
+
+def trades_of(
+    orders: FloatArray, fill: FloatArray, costs: Costs, impact: FloatArray | None = None
+) -> list[tuple[int, Trade]]:
+    """What each of the (S,) units that `market_step` gave as traded was filled at, by its column.
+
+    A symbol without a price has no trade: a closing there is the end of an account without equity.
+    """
+    # What the cash allowed is in the orders already.
+    rules = rules_of(costs, UNLIMITED)
+    trades = []
+    for s in np.flatnonzero((orders != 0.0) & np.isfinite(fill)).tolist():
+        push = 0.0 if impact is None else float(impact[s])
+        done = Filled(*fill_order(float(orders[s]), math.inf, float(fill[s]), rules, push))
+        price = done.notional / abs(done.units)
+        trades.append((s, Trade(done.units, price, done.fee, done.slippage + done.impact)))
+    return trades
+
+
 def check_prices(name: str, price: FloatArray) -> None:
     """Refuse prices that are neither NaN nor finite and above zero. Raises DataError."""
     row = _first_wrong(np.ascontiguousarray(price, dtype=np.float64).reshape(-1))

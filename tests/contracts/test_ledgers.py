@@ -20,7 +20,7 @@ pytestmark = pytest.mark.stores
 AT = datetime(2024, 8, 9, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 SIGNAL = SignalRow("BTCUSDT", AT, "v1", "w1", "signal", 0.1 + 0.2, -0.7, -1.0 / 3.0, "trace-1")
-FILL = ShadowFill("BTCUSDT", AT, "v1", -0.25, 61_837.63, 1.5, 0.3, -0.01, 10_000.5)
+FILL = ShadowFill("BTCUSDT", AT, "trend", "v1", -0.25, 61_837.63, 1.5, 0.3, -0.01, 10_000.5)
 ORDER = Order("order-1", "BTCUSDT", AT, "buy", 0.5, "v1", None, "trace-1")
 
 # The ledger, a record, its time, a value that makes another record of it, one that differs outside the key.
@@ -33,7 +33,7 @@ CASES = [
         {"probability_up": 0.9},
         id="signals",
     ),
-    pytest.param("shadow_fills", FILL, "ts", {"model_version": "v2"}, {"price": 1.0}, id="shadow_fills"),
+    pytest.param("shadow_fills", FILL, "ts", {"account": "zz"}, {"price": 1.0}, id="shadow_fills"),
     pytest.param("orders", ORDER, "at", {"order_id": "order-2"}, {"side": "sell"}, id="orders"),
 ]
 

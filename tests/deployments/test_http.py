@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.processes import Said
+from deployments.ensemble import EnsembleState
 from deployments.errors import MAX_BODY_BYTES
 from deployments.http import build_http
 from deployments.model_routes import ModelsFace
@@ -38,9 +39,12 @@ from levibot.serving.answer import Answer
 from levibot.serving.request_features import Requested, SymbolFeatures
 from levibot.stores.event import EventRow
 from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
+from levibot.stores.live_weights import HeldWeights
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import QueryCost
 from levibot.stores.reading import FeatureReading, ValueReading
+from levibot.stores.shadow import Earned
+from levibot.stores.signals import Blend
 from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
 
@@ -68,6 +72,20 @@ class NoModels:
         raise NotReady(f"There is no {version} for {reason} instead of {instead_of}.")
 
 
+class Weighed:
+    """The stores' own tests are in test_ensemble.py."""
+
+    def __init__(self) -> None:
+        self.state: EnsembleState | None = None
+        self.asked: list[int] = []
+
+    async def weights(self, history_days: int) -> EnsembleState:
+        self.asked.append(history_days)
+        if self.state is None:
+            raise NotReady("There are no weights.")
+        return self.state
+
+
 class FakeFace:
     """Answers BTCUSDT; raises what a test gives it."""
 
@@ -75,6 +93,7 @@ class FakeFace:
 
     def __init__(self) -> None:
         self.models: ModelsFace = NoModels()
+        self.ensemble = Weighed()
         self.error: Exception | None = None
         self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
         self.is_ready = True
@@ -178,6 +197,7 @@ async def test_a_prediction_says_all_that_it_rests_on(client: httpx.AsyncClient)
         "freshness": "FRESH",
         "source": "simulated",
         "served_from": "cache",
+        "blend": None,
         "trace_id": answer.headers["x-request-id"],
     }
 
@@ -580,6 +600,57 @@ async def test_the_ten_slowest_queries_of_all_processes_are_shown_with_who_is_si
     assert answer["missing"] == {"router": "It does not answer."}
 
 
+async def test_the_weights_say_how_old_they_are_and_what_their_members_earned(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    refused = await client.get("/ai/ensemble/weights")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+    members = ("trend", "strength")
+    held = HeldWeights(
+        NOON.date() - timedelta(days=1),
+        members,
+        (0.75, 0.25),
+        (0.5, 0.5),
+        "",
+        {"bull": 1.0},
+        "prior",
+        "v1.0.0",
+    )
+    before = replace(held, as_of=None, weights=(0.5, 0.5), abstained="It is new.", regime={})
+    earned = [Earned("trend", "bull", 2, 5_000.0), Earned("trend", "bear", 1, -1_000.0)]
+    face.ensemble.state = EnsembleState(held, "memory", [held, before], earned, NOON, "Redis is away.")
+    answer = (await client.get("/ai/ensemble/weights", params={"history_days": 2})).json()
+    assert face.ensemble.asked == [0, 2]
+    assert answer["held"] == {
+        "as_of": (NOON.date() - timedelta(days=1)).isoformat(),
+        "model_version": "v1.0.0",
+        "basis": "prior",
+        "weights": {"trend": 0.75, "strength": 0.25},
+        "routed": {"trend": 0.5, "strength": 0.5},
+        "route": "router",
+        "abstained": "",
+        "regime": {"bull": 1.0},
+    }
+    assert answer["prior"] == {"trend": 0.5, "strength": 0.5}
+    # Since the midnight that ended the day.
+    assert answer["age_s"] == 43_200.0
+    assert [day["route"] for day in answer["history"]] == ["router", "ensemble"]
+    assert answer["accounts"] == {
+        "trend": {"net_pnl": 0.004, "days": 3, "by_regime": {"bull": 0.005, "bear": -0.001}}
+    }
+    assert (answer["weights_from"], answer["problem"]) == ("memory", "Redis is away.")
+    assert (await client.get("/ai/ensemble/weights", params={"history_days": -1})).status_code == 422
+
+
+async def test_a_prediction_tells_its_members(client: httpx.AsyncClient, face: FakeFace) -> None:
+    assert (await client.post("/ai/predict", json={"symbol": "BTCUSDT"})).json()["blend"] is None
+    weights = {"trend": 0.75, "strength": 0.25}
+    blend = Blend(weights, weights, 0.012, weights, "ensemble", "None.", {}, "redis", NOON.date(), 7.0)
+    face.answer = replace(face.answer, signal=replace(face.answer.signal, blend=blend))
+    told = (await client.post("/ai/predict", json={"symbol": "BTCUSDT"})).json()["blend"]
+    assert told == blend.to_json()
+
+
 async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx.AsyncClient) -> None:
     schema = (await client.get("/openapi.json")).json()
     assert schema["info"]["version"] == __version__
@@ -594,6 +665,7 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
         "/ai/models/list",
         "/ai/models/activate",
         "/ai/models/{version}/card",
+        "/ai/ensemble/weights",
         "/features/{symbol}",
         "/events",
         "/ops/slow-queries",

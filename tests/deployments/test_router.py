@@ -21,9 +21,13 @@ from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.settings import Settings
 from levibot.stores.events import Event
+from levibot.stores.live_weights import KEY, HeldWeights, LiveWeights
 from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import FeatureWindow, OnlineStore
+from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
+from levibot.stores.ticks import TickStore
+from tests.opinions import signals_of
 
 pytestmark = pytest.mark.stores
 
@@ -52,8 +56,7 @@ class FakeModel:
             raise RegistryError(f"model.txt of version {version} is not what was published.")
         if version in self.away:
             raise StoreUnavailable("s3://models did not answer.")
-        half = np.full(window.shape[1], 0.5)
-        return Signals(half, half, half)
+        return signals_of(np.full(window.shape[1], 0.5))
 
 
 class FakeLog:
@@ -115,6 +118,12 @@ async def online(redis_url: str, symbol: str) -> AsyncIterator[OnlineStore]:
 
 
 @pytest.fixture
+def dsn() -> str:
+    """Where signals are written down; nowhere, unless a test says so."""
+    return "postgresql://not.used/x"
+
+
+@pytest.fixture
 async def router(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -123,12 +132,13 @@ async def router(
     symbol: str,
     model: FakeModel,
     online: OnlineStore,
+    dsn: str,
 ) -> AsyncIterator[Router]:
     """A replica whose market stands at noon: its replay is slower than any test."""
     settings = Settings(
         home=tmp_path,
         redis_url=redis_url,
-        postgres_dsn="postgresql://not.used/x",
+        postgres_dsn=dsn,
         symbols=(symbol,),
         replay_start=NOON,
         replay_wall_start=datetime.now(UTC),
@@ -254,3 +264,44 @@ async def test_a_served_vector_goes_to_the_event_log_as_the_model_got_it(
     served = ServedVector.from_event(event)
     assert (served.symbol, served.view_version, served.event_time) == (symbol, CORE.version, NOON)
     assert served.values == dict((await online.get(symbol)).values)
+
+
+class TestWrittenDown:
+    """With a PostgreSQL to write to."""
+
+    @pytest.fixture
+    async def dsn(self, postgres_dsn: str, tick_store: TickStore) -> str:
+        async with tick_store._client.connection("which_database") as (db, _):
+            name = await db.fetchval("SELECT current_database()")
+        return f"{postgres_dsn.rsplit('/', 1)[0]}/{name}"
+
+    @pytest.fixture(autouse=True)
+    async def weights(self, redis_url: str, online: OnlineStore) -> AsyncIterator[HeldWeights]:
+        """Those that have learned from the day before, there before the replica is."""
+        live = LiveWeights(open_redis(redis_url, timeout_s=2.0))
+        day = NOON.date() - timedelta(days=1)
+        held = HeldWeights(day, ("trend",), (1.0,), (1.0,), "", {"bear": 1.0}, "prior", "v1.0.0")
+        await live.write(MARKET_ID, [held])
+        yield held
+        await live._client.delete(KEY)
+        await live.close()
+
+    async def test_a_signal_is_taken_under_the_live_weights_and_written_with_what_every_account_wants(
+        self, weights: HeldWeights, router: Router, symbol: str, tick_store: TickStore
+    ) -> None:
+        async def is_written() -> bool:
+            return bool(await tick_store.signals.read(MARKET_ID, symbol))
+
+        await until(is_written)
+        routed = await router.signal(symbol)
+        assert routed.signal is not None
+        blend = routed.signal.blend
+        assert blend is not None
+        assert (blend.route, blend.abstained, blend.regime) == ("router", "", {"bear": 1.0})
+        assert (blend.weights_from, blend.weights_as_of) == ("redis", weights.as_of)
+        assert blend.weights_age_s == 43_200.0
+        (decision,) = await tick_store.shadow.decisions(MARKET_ID)
+        assert (decision.symbol, decision.as_of, decision.model_version) == (symbol, NOON, "v1.0.0")
+        assert decision.positions == blend.positions
+        (row,) = await tick_store.signals.read(MARKET_ID, symbol)
+        assert row.target_position == routed.signal.target_position

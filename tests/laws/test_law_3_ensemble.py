@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from levibot.learning.router import RouterParameters, fit_router, router_feature
 from levibot.learning.voting import sharpe_weights
 from levibot.learning.weights import WeightParameters, WeightState, weights_over
 from levibot.market.bars import FloatArray, Panel
+from levibot.serving.weight_keeping import Active, learned
 
 N_DAYS = 700
 CUTS = (430, 521, 655)
@@ -84,6 +85,16 @@ def routed(days: MarketDays, returns: FloatArray) -> FloatArray:
     return weights
 
 
+def live(days: MarketDays, returns: FloatArray) -> FloatArray:
+    """What the keeper of the live weights publishes when each day is over."""
+    made_at = datetime.combine(days.day[FITS[0]].item(), time(0), UTC)
+    begun = WeightState.beginning(MEMBERS, prior_weights(MEMBERS))
+    own: list[date] = days.day.astype(object).tolist()
+    active = Active("v1.0.0", MEMBERS, made_at, None)
+    known = learned(active, begun, own, returns[: len(days)], days, own[0])
+    return np.array([one.held.weights for one in known])
+
+
 def smoothed(days: MarketDays, _: FloatArray) -> FloatArray:
     """The planted fault: the textbook's states, each of them told by the days after it as well."""
     rows = days.regime_observations()
@@ -108,7 +119,7 @@ def is_revised(rows: Rows, panel: Panel, returns: FloatArray, cut: int) -> bool:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("rows", [observed, regimes, dynamic, voted, routed])
+@pytest.mark.parametrize("rows", [observed, regimes, dynamic, voted, routed, live])
 def test_a_later_day_changes_no_earlier_row(rows: Rows, panel: Panel, returns: FloatArray, cut: int) -> None:
     assert not is_revised(rows, panel, returns, cut)
 
@@ -124,6 +135,6 @@ def test_a_row_that_knows_later_days_would_be_caught(
 def test_what_is_compared_moves(panel: Panel, returns: FloatArray) -> None:
     """A law that compares constants proves nothing."""
     days = market_days(panel)
-    for rows in (observed, regimes, dynamic, voted, routed):
+    for rows in (observed, regimes, dynamic, voted, routed, live):
         told = rows(days, returns)[FITS[0] + 50 :]
         assert (np.ptp(told, axis=0) > 0.0).all(), rows.__name__

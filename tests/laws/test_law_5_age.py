@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from levibot.clock import ManualClock
+from levibot.serving.weighing import Route, chosen
+from levibot.stores.live_weights import HeldWeights
 from levibot.stores.online import (
     FeatureReading,
     FeatureWindow,
@@ -247,3 +250,48 @@ async def test_every_value_says_how_old_it_is(stores: Stores) -> None:
 @pytest.mark.parametrize("stores", FAULTS, indirect=True, ids=lambda fault: fault.__name__)
 async def test_the_check_finds_a_planted_fault(stores: Stores) -> None:
     assert await broken_promises(stores) != []
+
+
+Choose = Callable[[Sequence[HeldWeights], Sequence[str], datetime, str], Route]
+MEMBERS = ("trend", "strength")
+TODAY = NOON.date()
+
+
+def weights_after(day: date | None) -> HeldWeights:
+    return HeldWeights(day, MEMBERS, (0.75, 0.25), (0.75, 0.25), "None.", {}, "prior", "v1.0.0")
+
+
+def wrong_weights(choose: Choose) -> list[str]:
+    """What a choice of weights says of their age that is not so."""
+    wrong = []
+    for days in range(1, 60):
+        route = choose([weights_after(TODAY - timedelta(days=days))], MEMBERS, NOON, "redis")
+        if route.age_s != 43_200.0 + 86_400.0 * (days - 1) or route.as_of != TODAY - timedelta(days=days):
+            wrong.append(f"of {days} days before: {route.age_s}")
+    for known in ([weights_after(None)], [], [weights_after(TODAY)], [weights_after(TODAY + timedelta(1))]):
+        route = choose(known, MEMBERS, NOON, "redis")
+        if route.age_s is not None or route.as_of is not None:
+            wrong.append(f"that have learned from nothing yet: {route.age_s}")
+    return wrong
+
+
+def never_old(held: Sequence[HeldWeights], members: Sequence[str], as_of: datetime, read_from: str) -> Route:
+    """The planted fault: whatever there is, is of now."""
+    route = chosen(held, members, as_of, read_from)
+    return route if route.age_s is None else replace(route, age_s=0.0)
+
+
+def takes_the_newest(
+    held: Sequence[HeldWeights], members: Sequence[str], as_of: datetime, read_from: str
+) -> Route:
+    """The planted fault: what was learned later than the decision is taken as well."""
+    return chosen(held, members, as_of + timedelta(days=2), read_from)
+
+
+def test_weights_say_how_old_they_are_and_those_that_know_nothing_have_no_age() -> None:
+    assert wrong_weights(chosen) == []
+
+
+@pytest.mark.parametrize("fault", [never_old, takes_the_newest])
+def test_weights_that_lie_about_their_age_would_be_caught(fault: Choose) -> None:
+    assert wrong_weights(fault) != []

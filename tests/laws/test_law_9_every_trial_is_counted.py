@@ -57,6 +57,7 @@ FORMULAS: Mapping[str, str] = {
     "levibot/trading/audited.py": "the same pipeline for the audit, which chooses nothing",
     "levibot/trading/backtest.py": "the account of given positions",
     "levibot/trading/capacity.py": "how much a strategy that was counted could trade",
+    "levibot/trading/ensemble_walk.py": "the accounts that weights follow, as live: nothing is chosen by it",
     "levibot/trading/metrics.py": "the formulas",
     "levibot/trading/slices.py": "a formula over days that were counted as a whole",
     "levibot/trading/performance.py": "the figures of given orders; who asks holds the ledger",

@@ -29,6 +29,8 @@ PARTS = {
     "the feed": "ray::MarketFeed",
     "the features": "ray::OnlineFeatures",
     "the event log": "ray::EventLog",
+    "the shadow ledger": "ray::ShadowLedger",
+    "the weights": "ray::EnsembleWeights",
     "the api": "ServeReplica:default:Api",
     "the router": "ServeReplica:default:Router",
     "the model": "ServeReplica:default:LightGBM",

@@ -45,6 +45,29 @@ def test_signals_follow_the_feed(system: LiveSystem) -> None:
     wait_for(lambda: as_of(system) > first, 10, "a newer signal")
 
 
+def test_a_signal_tells_its_members_and_their_accounts_follow_it(system: LiveSystem) -> None:
+    blend = system.predict().json()["blend"]
+    members = {"trend", "strength", "lightgbm", "xgboost", "lstm", "linear"}
+    assert set(blend["opinions"]) == set(blend["weights"]) == members
+    assert sum(blend["weights"].values()) == pytest.approx(1.0)
+    assert set(blend["positions"]) == members | {"ensemble", "router", "fixed_weights"}
+    assert blend["route"] == "ensemble"
+    assert blend["abstained"] != ""
+    url = f"{system.url}/ai/ensemble/weights"
+
+    def days() -> int:
+        accounts = httpx.get(url).json().get("accounts", {})
+        return min((account["days"] for account in accounts.values()), default=0)
+
+    # A day of market time is 24 s.
+    wait_for(lambda: days() >= 1, 60, "priced accounts of every member")
+    answer = httpx.get(url, params={"history_days": 5}).json()
+    assert set(answer["held"]["weights"]) == members
+    assert set(answer["accounts"]) == members | {"ensemble", "router", "fixed_weights"}
+    assert answer["problem"] == ""
+    assert 'levibot_ensemble_weight{model="trend"' in httpx.get(f"{system.url}/metrics").text
+
+
 def test_readyz_and_livez_say_what_is_served(system: LiveSystem) -> None:
     ready = httpx.get(f"{system.url}/readyz")
     alive = httpx.get(f"{system.url}/livez")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,12 +13,15 @@ import pytest
 
 from levibot.clock import ManualClock
 from levibot.errors import NotReady, StoreUnavailable
+from levibot.learning.members import PARTS, Opinions
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.serving.desk import Served, SignalDesk
+from levibot.serving.weighing import Route
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.online import FeatureReading, FeatureWindow, OnlineStore
+from tests.opinions import BAND, signals_of
 
 pytestmark = pytest.mark.stores
 
@@ -65,12 +69,8 @@ class Model:
     async def __call__(self, window: FloatArray) -> Signals:
         self.asked.append(window)
         position = window[-1, :, 0]
-        opinion = {
-            "probability_up": np.where(np.isnan(position), np.nan, 0.6),
-            "expected_return": position / 10.0,
-            "target_position": position,
-        }
-        return Signals(**opinion | {name: np.array(values) for name, values in self.answers.items()})
+        given = {"position": position} | {name: np.array(values) for name, values in self.answers.items()}
+        return signals_of(**given)
 
 
 def window(symbol: str, value: float, at: datetime = NOON, rows: int = 3) -> FeatureWindow:
@@ -129,7 +129,7 @@ async def test_shorter_windows_end_with_the_same_row(online: OnlineStore, symbol
     assert np.isfinite(asked[3:, 1]).all()
 
 
-@pytest.mark.parametrize("field", ["target_position", "probability_up"])
+@pytest.mark.parametrize("field", ["position", "probability_up"])
 async def test_no_opinion_is_no_signal(online: OnlineStore, symbols: tuple[str, ...], field: str) -> None:
     await online.write_features([window(s, 0.1) for s in symbols])
     desk = SignalDesk(online, symbols)
@@ -176,6 +176,7 @@ async def test_the_model_is_asked_once_for_the_same_windows_and_its_signals_live
     await online.write_features([window(symbols[0], 0.1)])
     first = await desk.compute(model, SERVED, TTL_S)
     await online._client.delete(f"{symbols[0]}:signal")
+    desk._renew_at = 0.0  # as if the time had passed
     assert await desk.compute(model, SERVED, TTL_S) == first
     assert await online.read_signal(symbols[0]) == first[symbols[0]]
     assert len(model.asked) == 1
@@ -220,6 +221,74 @@ async def test_when_redis_is_gone_the_last_signals_are_still_there(
     assert list(before) == list(symbols)
     assert desk.last == before
     await online.close()
+
+
+async def test_a_signal_says_how_its_members_made_it_and_redis_gives_it_back(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    await online.write_features([window(symbols[0], 0.2)])
+    (signal,) = (await SignalDesk(online, symbols).compute(Model(), SERVED, TTL_S)).values()
+    assert signal.blend is not None
+    assert signal.blend.opinions == {"trend": 1.0}
+    assert signal.blend.weights == {"trend": 1.0}
+    ways = dict.fromkeys(("ensemble", "router", "fixed_weights"), 0.2)
+    assert signal.blend.positions == pytest.approx(ways | {"trend": 0.2 / PARTS})
+    assert (signal.blend.route, signal.blend.weights_from) == ("ensemble", "prior")
+    assert signal.blend.no_trade_band == BAND
+    assert await online.read_signal(symbols[0]) == signal
+
+
+async def test_the_position_follows_the_weights_that_the_desk_is_told(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    members = ("trend", "strength")
+
+    async def two_members(stacked: FloatArray) -> Signals:
+        values = np.tile(np.array([0.5, -0.25]), (1, len(symbols), 1))
+        said = Opinions(members, values, np.full((1, len(symbols)), 0.1))
+        half = np.full(len(symbols), 0.5)
+        return Signals(half, half, half, said, BAND)
+
+    async def weigh(asked: Sequence[str], as_of: datetime) -> Route:
+        assert (tuple(asked), as_of) == (members, NOON)
+        told = np.array([0.8, 0.2]), np.array([0.4, 0.6])
+        return Route(members, *told, "", {"bull": 1.0}, "redis", NOON.date() - timedelta(days=1), 43_200.0)
+
+    await online.write_features([window(s, 0.1) for s in symbols])
+    desk = SignalDesk(online, symbols, weigh=weigh)
+    for signal in (await desk.compute(two_members, SERVED, TTL_S)).values():
+        assert signal.blend is not None
+        expected = {
+            "ensemble": 3.0 * (0.8 * 0.5 - 0.2 * 0.25) * 0.1,
+            "router": 3.0 * (0.4 * 0.5 - 0.6 * 0.25) * 0.1,
+            "fixed_weights": 3.0 * (0.5 * 0.5 - 0.5 * 0.25) * 0.1,
+            "trend": 0.05,
+            "strength": -0.025,
+        }
+        assert signal.blend.positions == pytest.approx(expected)
+        assert signal.target_position == signal.blend.positions["router"]
+        assert (signal.blend.route, signal.blend.regime) == ("router", {"bull": 1.0})
+        assert signal.blend.weights == {"trend": 0.4, "strength": 0.6}
+
+
+async def test_a_signal_is_written_when_it_is_new_and_afterwards_only_its_life_is_renewed(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    await online.write_features([window(s, 0.1) for s in symbols])
+    desk, model, ttl_s = SignalDesk(online, symbols), Model(), 0.9
+    await desk.compute(model, SERVED, ttl_s)
+
+    async def writes() -> int:
+        stats = await online._client.info("commandstats")
+        return int(stats.get("cmdstat_set", {"calls": 0})["calls"])
+
+    before = await writes()
+    for _ in range(20):
+        await asyncio.sleep(0.1)
+        await desk.compute(model, SERVED, ttl_s)
+        assert await online.read_signal(symbols[0]) is not None
+    assert await writes() == before
+    assert len(model.asked) == 1
 
 
 async def test_what_a_model_has_answered_is_told_once(online: OnlineStore, symbols: tuple[str, ...]) -> None:
