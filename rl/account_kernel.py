@@ -6,7 +6,7 @@ which row comes next, when an episode ends, what is seen of the account, and whe
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,60 +18,37 @@ from levibot.trading.sizing import ordered_beyond
 from rl.game import HOLDING_BARS, Play
 from rl.reward import reward_of
 from rl.scaling import CLIP, Float32Array
-from rl.traded_market import Columns
+from rl.traded_market import Columns, Quotes
 
 # What is seen of the account, behind the features and the share of them that is missing.
 OWN = ("position", "unrealised_return", "idle")
 
 
-class Accounts(NamedTuple):
-    """N accounts in the middle of their episodes. Each array is (N,), and changed in place.
+# One account in the middle of its episode. column: which symbol of the market. row: the row last seen;
+# last_row: where the episode ends. units, last_price, cash, equity: as in `step_alone`. peak: highest equity
+# of the episode. mean, mean_square: see `reward_of`. side: -1, 0 or 1, of the open position;
+# opened_at_equity: equity before the order that opened it. idle_bars: since the last order, or since the
+# episode began. random_state: of a generator of its own, see `draw`. is_over: the episode has ended.
+# One record an account, not an array a field: a step reads all of one account, and compiled code hands a
+# record on as one pointer.
+ACCOUNT = np.dtype(
+    [
+        *((name, np.int64) for name in ("column", "row", "last_row", "side", "idle_bars", "is_over")),
+        *((name, np.float64) for name in ("units", "last_price", "cash", "equity", "opened_at_equity")),
+        *((name, np.float64) for name in ("peak", "mean", "mean_square")),
+        ("random_state", np.uint64),
+    ]
+)
 
-    column: which symbol of the market. row: the row last seen; last_row: where the episode ends.
-    units, last_price, cash, equity: as in `step_alone`. peak: highest equity of the episode. mean,
-    mean_square: see `reward_of`. side: -1, 0 or 1, of the open position; opened_at_equity: equity before the
-    order that opened it. idle_bars: since the last order, or since the episode began.
-    random_state: of a generator of its own, see `draw`. is_over: the episode has ended.
-    """
+Accounts = npt.NDArray[np.void]  # (N,) of ACCOUNT, changed in place
 
-    column: npt.NDArray[np.int64]
-    row: npt.NDArray[np.int64]
-    last_row: npt.NDArray[np.int64]
-    units: FloatArray
-    last_price: FloatArray
-    cash: FloatArray
-    equity: FloatArray
-    peak: FloatArray
-    mean: FloatArray
-    mean_square: FloatArray
-    side: npt.NDArray[np.int64]
-    opened_at_equity: FloatArray
-    idle_bars: npt.NDArray[np.int64]
-    random_state: npt.NDArray[np.uint64]
-    is_over: BoolArray
 
-    @classmethod
-    def before_their_first_episode(cls, column: npt.NDArray[np.int64]) -> Self:
-        """Accounts that trade these symbols; `begin` gives each its episode."""
-        n = len(column)
-        whole, real = np.zeros((4, n), dtype=np.int64), np.zeros((8, n))
-        return cls(
-            column=column.astype(np.int64),
-            row=whole[0],
-            last_row=whole[1],
-            units=real[0],
-            last_price=real[1],
-            cash=real[2],
-            equity=real[3],
-            peak=real[4],
-            mean=real[5],
-            mean_square=real[6],
-            side=whole[2],
-            opened_at_equity=real[7],
-            idle_bars=whole[3],
-            random_state=np.zeros(n, dtype=np.uint64),
-            is_over=np.ones(n, dtype=np.bool_),
-        )
+def before_their_first_episode(column: npt.NDArray[np.int64]) -> Accounts:
+    """Accounts (N,) that trade these symbols (N,); `begin_all` gives each its episode."""
+    accounts = np.zeros(len(column), dtype=ACCOUNT)
+    accounts["column"] = column
+    accounts["is_over"] = 1
+    return accounts
 
 
 @njit(cache=True)
@@ -89,88 +66,87 @@ def draw(state: np.uint64) -> tuple[np.uint64, np.uint64]:
 
 
 @njit(cache=True)
-def begin(i: int, market: Columns, accounts: Accounts, play: Play, observations: Float32Array) -> None:
-    """Give account i a new episode, and show its first row in observations[i]."""
-    first = market.begins[accounts.column[i]]
-    n_rows = market.begins[accounts.column[i] + 1] - first
+def _begin(account: Any, begins: npt.NDArray[np.int64], quotes: Quotes, play: Play) -> None:
+    """Give an account a new episode; its first row is the one to be seen."""
+    first = begins[account.column]
+    n_rows = begins[account.column + 1] - first
     length = play.length_bars if play.length_bars > 0 else n_rows - 1
     if play.random_start:
-        bits, accounts.random_state[i] = draw(accounts.random_state[i])
+        bits, state = draw(account.random_state)
+        account.random_state = state
         first += np.int64(bits % np.uint64(n_rows - length))
-    accounts.row[i], accounts.last_row[i] = first, first + length
-    accounts.units[i], accounts.last_price[i] = 0.0, market.mark[first]
-    accounts.cash[i] = accounts.equity[i] = accounts.peak[i] = play.start_equity
-    accounts.mean[i] = accounts.mean_square[i] = 0.0
-    accounts.side[i], accounts.opened_at_equity[i], accounts.idle_bars[i] = 0, play.start_equity, 0
-    accounts.is_over[i] = False
-    _show(i, 0.0, market, accounts, play, observations)
+    account.row, account.last_row = first, first + length
+    account.units, account.last_price = 0.0, quotes[first].mark
+    account.cash = account.equity = account.peak = account.opened_at_equity = play.start_equity
+    account.mean = account.mean_square = 0.0
+    account.side = account.idle_bars = account.is_over = 0
 
 
 @njit(cache=True)
-def advance(
-    i: int, target: float, market: Columns, accounts: Accounts, play: Play, observations: Float32Array
-) -> tuple[float, bool, bool]:
-    """Decide `target` at the close of account i's row: it fills at the next open and is marked at that close.
+def _advance(account: Any, target: float, quote: Any, play: Play) -> tuple[float, bool, bool]:
+    """Decide `target` at the close of an account's row: it fills at the next open, and is marked there.
 
-    Shows the new row in observations[i]; the reward, and whether the episode ended in bankruptcy or at its
+    quote: of the row that follows. Returns the reward, and whether the episode ended in bankruptcy or at its
     last row.
     """
-    row = accounts.row[i] + 1
-    before, held = accounts.equity[i], accounts.units[i]
-    # What the band compares with is the position at the price at which the order would fill.
-    weight = weigh_alone(held, accounts.cash[i], market.fill[row], accounts.last_price[i])
+    before, held = account.equity, account.units
+    weight = 0.0
+    if play.no_trade_band > 0.0:
+        # What the band compares with is the position at the price at which the order would fill.
+        weight = weigh_alone(held, account.cash, quote.fill, account.last_price)
     units, last_price, cash, equity = step_alone(
         held,
-        accounts.last_price[i],
-        accounts.cash[i],
+        account.last_price,
+        account.cash,
         ordered_beyond(target, weight, play.no_trade_band),
-        market.fill[row],
-        market.mark[row],
+        quote.fill,
+        quote.mark,
         play.rules,
-        market.impact[row],
-        market.funding_rate[row],
+        quote.impact,
+        quote.funding_rate,
     )
     counted = max(equity, play.lost_equity)
-    reward, accounts.peak[i], accounts.mean[i], accounts.mean_square[i] = reward_of(
-        before, counted, accounts.peak[i], accounts.mean[i], accounts.mean_square[i], play.reward
+    reward, peak, mean, mean_square = reward_of(
+        before, counted, account.peak, account.mean, account.mean_square, play.reward
     )
-    accounts.row[i], accounts.units[i], accounts.last_price[i] = row, units, last_price
-    accounts.cash[i], accounts.equity[i] = cash, equity
-    accounts.idle_bars[i] = accounts.idle_bars[i] + 1 if units == held else 0
+    account.peak, account.mean, account.mean_square = peak, mean, mean_square
+    account.row += 1
+    account.units, account.last_price, account.cash, account.equity = units, last_price, cash, equity
+    account.idle_bars = account.idle_bars + 1 if units == held else 0
     position = weigh_alone(units, cash, last_price, last_price)
     # What a band leaves of a closed position is no open one, also when it grows a little with its price.
     side = 0 if abs(position) <= 2.0 * play.no_trade_band else (1 if position > 0.0 else -1)
-    if side != accounts.side[i]:
-        accounts.side[i], accounts.opened_at_equity[i] = side, before
+    if side != account.side:
+        account.side, account.opened_at_equity = side, before
     is_bankrupt = equity <= play.ruin_equity
-    is_at_end = not is_bankrupt and row == accounts.last_row[i]
-    accounts.is_over[i] = is_bankrupt or is_at_end
-    _show(i, position, market, accounts, play, observations)
+    is_at_end = not is_bankrupt and account.row == account.last_row
+    account.is_over = 1 if is_bankrupt or is_at_end else 0
     return reward, is_bankrupt, is_at_end
 
 
 @njit(cache=True)
-def _show(
-    i: int, position: float, market: Columns, accounts: Accounts, play: Play, observations: Float32Array
-) -> None:
-    known = market.known[accounts.row[i]]
-    n = known.shape[0]
-    seen = observations[i]
-    for k in range(n):
-        seen[k] = known[k]
+def _own(account: Any, play: Play) -> tuple[float, float, float]:
+    """What is seen of the account itself, see `OWN`."""
+    position = weigh_alone(account.units, account.cash, account.last_price, account.last_price)
     unrealised = 0.0
-    if accounts.side[i] != 0:
-        unrealised = (accounts.equity[i] / accounts.opened_at_equity[i] - 1.0) * play.per_unrealised
-    seen[n] = min(max(position, -CLIP), CLIP)
-    seen[n + 1] = min(max(unrealised, -CLIP), CLIP)
-    seen[n + 2] = accounts.idle_bars[i] / (accounts.idle_bars[i] + HOLDING_BARS)
+    if account.side != 0:
+        unrealised = (account.equity / account.opened_at_equity - 1.0) * play.per_unrealised
+    idle = account.idle_bars / (account.idle_bars + HOLDING_BARS)
+    return min(max(position, -CLIP), CLIP), min(max(unrealised, -CLIP), CLIP), idle
 
 
 @njit(cache=True)
 def begin_all(market: Columns, accounts: Accounts, play: Play, observations: Float32Array) -> None:
-    """`begin` for every account. observations: (N, D), overwritten."""
-    for i in range(accounts.row.shape[0]):
-        begin(i, market, accounts, play, observations)
+    """Give every account a new episode. observations: (N, D), overwritten with their first rows."""
+    known, n_known = market.known, market.known.shape[1]
+    for i in range(accounts.shape[0]):
+        account = accounts[i]
+        _begin(account, market.begins, market.quotes, play)
+        for k in range(n_known):
+            observations[i, k] = known[account.row, k]
+        own = _own(account, play)
+        for k in range(len(own)):
+            observations[i, n_known + k] = own[k]
 
 
 @njit(cache=True)
@@ -184,17 +160,28 @@ def advance_all(
     bankrupt: BoolArray,
     at_end: BoolArray,
 ) -> None:
-    """`advance` for every account; one whose episode is over begins its next, with a reward of 0.
+    """One decision of every account; one whose episode is over begins its next, with a reward of 0.
 
     targets: (N,), not read for those. observations: (N, D), rewards, bankrupt, at_end: (N,): overwritten.
     Nothing is allocated.
     """
+    known, quotes, begins, n_known = market.known, market.quotes, market.begins, market.known.shape[1]
     for i in range(targets.shape[0]):
-        if accounts.is_over[i]:
-            begin(i, market, accounts, play, observations)
+        account = accounts[i]
+        if account.is_over:
+            _begin(account, begins, quotes, play)
             rewards[i], bankrupt[i], at_end[i] = 0.0, False, False
         else:
-            rewards[i], bankrupt[i], at_end[i] = advance(i, targets[i], market, accounts, play, observations)
+            rewards[i], bankrupt[i], at_end[i] = _advance(account, targets[i], quotes[account.row + 1], play)
+        own = _own(account, play)
+        for k in range(len(own)):
+            observations[i, n_known + k] = own[k]
+    # In a loop of its own: the processor fetches the rows of several accounts at once, which it would not do
+    # with the arithmetic of a step between them.
+    for i in range(targets.shape[0]):
+        row = accounts[i].row
+        for k in range(n_known):
+            observations[i, k] = known[row, k]
 
 
 @njit(cache=True)

@@ -154,7 +154,9 @@ class TradedMarket:
         )
         check_prices("fill", market.fill)
         check_prices("mark", market.mark)
-        for array in (market.begins, market.closes_at, market.known, market.fill, market.mark):
+        prices = (market.fill, market.mark, market.funding_rate)
+        liquidity = (market.liquidity.volume, market.liquidity.volatility)
+        for array in (market.begins, market.closes_at, market.known, *prices, *liquidity):
             array.flags.writeable = False
         return market
 
@@ -169,10 +171,11 @@ class TradedMarket:
     def columns(self, game: Game) -> Columns:
         """What the kernel reads, with the rates of this game."""
         impact, funding_rate = game.impact(self.liquidity), game.funding(self.funding_rate)
-        # Before they are handed out, and so that every game is of one type to the compiler.
-        for charged in (impact, funding_rate):
-            charged.flags.writeable = False
-        return Columns(self.begins, self.known, self.fill, self.mark, impact, funding_rate)
+        quotes = np.empty(len(self.mark), dtype=QUOTE)
+        quotes["fill"], quotes["mark"] = self.fill, self.mark
+        quotes["impact"], quotes["funding_rate"] = impact, funding_rate
+        quotes.flags.writeable = False
+        return Columns(self.begins, self.known, quotes)
 
     def check_length(self, length_bars: int | None) -> None:
         """Refuse an episode that a symbol has too few rows for. Raises DataError."""
@@ -186,15 +189,18 @@ class TradedMarket:
             )
 
 
+# What a row's bar fills, marks and charges at: together in memory, because a step reads all four at once.
+QUOTE = np.dtype([(name, np.float64) for name in ("fill", "mark", "impact", "funding_rate")])
+
+Quotes = npt.NDArray[np.void]
+
+
 class Columns(NamedTuple):
-    """A `TradedMarket` as the compiled kernel reads it. impact: (R,), see `step_alone`."""
+    """A `TradedMarket` as the compiled kernel reads it. quotes: (R,) of QUOTE, see `step_alone`."""
 
     begins: npt.NDArray[np.int64]
     known: Float32Array
-    fill: FloatArray
-    mark: FloatArray
-    impact: FloatArray
-    funding_rate: FloatArray
+    quotes: Quotes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

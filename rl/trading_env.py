@@ -12,7 +12,7 @@ import numpy as np
 from levibot.errors import UsageError
 from levibot.market.sources import Source
 from levibot.settings import Settings
-from rl.account_kernel import Accounts, advance, begin
+from rl.account_kernel import advance_all, before_their_first_episode, begin_all
 from rl.game import Game
 from rl.scaling import Float32Array, Scaling
 from rl.spaces import action_space, observation_names, observation_space, read_actions
@@ -137,9 +137,12 @@ class TradingEnv(gymnasium.Env[Float32Array, Any]):
         self.action_space = action_space(game.actions)
         self._columns = market.columns(game)
         self._play = game.play(market.scaling.bar_volatility)
-        self._accounts = Accounts.before_their_first_episode(np.array([market.column(symbol)]))
+        self._accounts = before_their_first_episode(np.array([market.column(symbol)]))
         self._seen = np.zeros((1, len(self.observation_names)), dtype=np.float32)
         self._target = np.zeros(1)
+        self._reward = np.zeros(1)
+        self._bankrupt = np.zeros(1, dtype=np.bool_)
+        self._at_end = np.zeros(1, dtype=np.bool_)
         self._is_seeded = False
 
     def reset(
@@ -148,20 +151,28 @@ class TradingEnv(gymnasium.Env[Float32Array, Any]):
         """Begin an episode. Without a seed the next one of the same sequence; `options` are not read."""
         super().reset(seed=seed, options=options)
         if seed is not None or not self._is_seeded:
-            self._accounts.random_state[0] = self.np_random.integers(0, 2**64, dtype=np.uint64)
+            self._accounts["random_state"] = self.np_random.integers(0, 2**64, dtype=np.uint64)
             self._is_seeded = True
-        begin(0, self._columns, self._accounts, self._play, self._seen)
+        begin_all(self._columns, self._accounts, self._play, self._seen)
         return self._seen[0].copy(), self._info()
 
     def step(self, action: Any) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
         """One decision, and the bar that follows it."""
-        if self._accounts.is_over[0]:
+        if self._accounts["is_over"][0]:
             raise UsageError("This episode is over, or none has begun.", hint="Call reset first.")
         read_actions(self.game.actions, action, self._target)
-        reward, is_bankrupt, is_at_end = advance(
-            0, self._target[0], self._columns, self._accounts, self._play, self._seen
+        advance_all(
+            self._target,
+            self._columns,
+            self._accounts,
+            self._play,
+            self._seen,
+            self._reward,
+            self._bankrupt,
+            self._at_end,
         )
-        return self._seen[0].copy(), reward, is_bankrupt, is_at_end, self._info()
+        ends = bool(self._bankrupt[0]), bool(self._at_end[0])
+        return self._seen[0].copy(), float(self._reward[0]), *ends, self._info()
 
     def _info(self) -> dict[str, Any]:
-        return {"equity": float(self._accounts.equity[0]), "row": int(self._accounts.row[0])}
+        return {"equity": float(self._accounts["equity"][0]), "row": int(self._accounts["row"][0])}

@@ -16,7 +16,7 @@ from levibot.errors import UsageError
 from levibot.market.bars import FloatArray
 from levibot.market.sources import Source
 from levibot.settings import Settings
-from rl.account_kernel import Accounts, advance_all, begin_all
+from rl.account_kernel import advance_all, before_their_first_episode, begin_all
 from rl.game import Game
 from rl.scaling import Float32Array, Scaling
 from rl.spaces import action_space, observation_names, observation_space, read_actions
@@ -81,7 +81,7 @@ class TradingVectorEnv(VectorEnv[Float32Array, AnyArray, AnyArray]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._columns = market.columns(game)
         self._play = game.play(market.scaling.bar_volatility)
-        self._accounts = Accounts.before_their_first_episode(np.arange(num_envs) % len(market.symbols))
+        self._accounts = before_their_first_episode(np.arange(num_envs) % len(market.symbols))
         self._copies = copy
         self._is_seeded = False
         self._targets = np.zeros(num_envs)
@@ -93,14 +93,14 @@ class TradingVectorEnv(VectorEnv[Float32Array, AnyArray, AnyArray]):
     @property
     def equity(self) -> FloatArray:
         """(N,) each account's equity now, in quote currency: a copy."""
-        return self._accounts.equity.copy()
+        return self._accounts["equity"].copy()
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin an episode in every account. seed: one, or one an account; `options` are not read."""
         super().reset(seed=seed if isinstance(seed, int) else None, options=options)
-        state = self._accounts.random_state
+        state = self._accounts["random_state"]
         if seed is not None:
             seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
             if len(seeds) != self.num_envs:

@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused(source: SimulatedSource, market: TradedMar
 def test_a_market_without_costs_of_holding_charges_none(market: TradedMarket) -> None:
     assert market.funded == ()
     assert (market.funding_rate == 0.0).all()
-    assert (market.columns(Game()).impact == 0.0).all()
+    assert (market.columns(Game()).quotes["impact"] == 0.0).all()
 
 
 @pytest.mark.market
@@ -95,5 +95,5 @@ def test_recorded_funding_is_charged_every_eight_hours() -> None:
     assert hours == {0, 8, 16}
     assert len(paid) == 30
     spot = Game(terms=Terms(funded="none"))
-    assert (market.columns(spot).funding_rate == 0.0).all()
+    assert (market.columns(spot).quotes["funding_rate"] == 0.0).all()
     assert market.interval == timedelta(hours=1)

@@ -134,7 +134,8 @@ def test_what_was_returned_stays_as_it_was(market: TradedMarket) -> None:
 
 
 def test_the_rows_that_are_shared_cannot_be_written(market: TradedMarket) -> None:
-    for array in (market.known, market.fill, market.mark, market.closes_at, market.begins):
+    shared = (market.known, market.fill, market.mark, market.funding_rate, market.closes_at, market.begins)
+    for array in (*shared, market.columns(Game()).quotes):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = array[1]
 
