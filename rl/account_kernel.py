@@ -83,11 +83,11 @@ def _begin(account: Any, begins: npt.NDArray[np.int64], quotes: Quotes, play: Pl
 
 
 @njit(cache=True)
-def _advance(account: Any, target: float, quote: Any, play: Play) -> tuple[float, bool, bool]:
+def _advance(account: Any, target: float, quote: Any, play: Play) -> tuple[float, float, bool, bool]:
     """Decide `target` at the close of an account's row: it fills at the next open, and is marked there.
 
-    quote: of the row that follows. Returns the reward, and whether the episode ended in bankruptcy or at its
-    last row.
+    quote: of the row that follows. Returns the reward, the position at the close, and whether the episode
+    ended in bankruptcy or at its last row.
     """
     before, held = account.equity, account.units
     weight = 0.0
@@ -121,13 +121,12 @@ def _advance(account: Any, target: float, quote: Any, play: Play) -> tuple[float
     is_bankrupt = equity <= play.ruin_equity
     is_at_end = not is_bankrupt and account.row == account.last_row
     account.is_over = 1 if is_bankrupt or is_at_end else 0
-    return reward, is_bankrupt, is_at_end
+    return reward, position, is_bankrupt, is_at_end
 
 
 @njit(cache=True)
-def _own(account: Any, play: Play) -> tuple[float, float, float]:
+def _own(account: Any, position: float, play: Play) -> tuple[float, float, float]:
     """What is seen of the account itself, see `OWN`."""
-    position = weigh_alone(account.units, account.cash, account.last_price, account.last_price)
     unrealised = 0.0
     if account.side != 0:
         unrealised = (account.equity / account.opened_at_equity - 1.0) * play.per_unrealised
@@ -144,7 +143,7 @@ def begin_all(market: Columns, accounts: Accounts, play: Play, observations: Flo
         _begin(account, market.begins, market.quotes, play)
         for k in range(n_known):
             observations[i, k] = known[account.row, k]
-        own = _own(account, play)
+        own = _own(account, 0.0, play)
         for k in range(len(own)):
             observations[i, n_known + k] = own[k]
 
@@ -167,13 +166,15 @@ def advance_all(
     """
     known, quotes, begins, n_known = market.known, market.quotes, market.begins, market.known.shape[1]
     for i in range(targets.shape[0]):
-        account = accounts[i]
+        account, position = accounts[i], 0.0
         if account.is_over:
             _begin(account, begins, quotes, play)
             rewards[i], bankrupt[i], at_end[i] = 0.0, False, False
         else:
-            rewards[i], bankrupt[i], at_end[i] = _advance(account, targets[i], quotes[account.row + 1], play)
-        own = _own(account, play)
+            rewards[i], position, bankrupt[i], at_end[i] = _advance(
+                account, targets[i], quotes[account.row + 1], play
+            )
+        own = _own(account, position, play)
         for k in range(len(own)):
             observations[i, n_known + k] = own[k]
     # In a loop of its own: the processor fetches the rows of several accounts at once, which it would not do
