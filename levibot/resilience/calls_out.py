@@ -356,6 +356,7 @@ UNGUARDED: Mapping[str, str] = {
     "levibot/launch/up.py": "an operator waits; a start that fails ends what it has begun, and says why",
     "levibot/stores/connect.py": "opens for others, who guard their calls",
     "levibot/stores/online.py": "opens for others, who guard their calls",
+    "rl/traded_market.py": "read once, when an environment is made; without its market there is none",
     "tune/backfill_features.py": "a job: it is run again, and what was done is not done twice",
     "tune/registration.py": "a job: one that fails is run again, and publishes nothing twice",
     "tune/search.py": "a job: it goes on with what is in its study",

@@ -165,7 +165,7 @@ def _is_ratio_by_hand(function: Function) -> bool:
 
 
 def test_every_package_is_looked_at() -> None:
-    assert {"levibot", "actors", "deployments", "tune"} <= {module.split("/")[0] for module in SOURCES}
+    assert {"levibot", "actors", "deployments", "tune", "rl"} <= {module.split("/")[0] for module in SOURCES}
     assert all(
         reason and any(module.startswith(name) for module in SOURCES) for name, reason in FORMULAS.items()
     )
