@@ -20,6 +20,7 @@ from actors import (
     market_feed,
     online_features,
     outside_data,
+    webhook_intake,
 )
 from actors.answers import answer_of
 from levibot.errors import LeviBotError, NotReady
@@ -34,6 +35,7 @@ NAMES = (
     dead_letter_replayer.NAME,
     feature_monitor.NAME,
     outside_data.NAME,
+    webhook_intake.NAME,
 )
 TIMEOUT_S = 1.0
 

@@ -14,6 +14,7 @@ from actors import (
     market_feed,
     online_features,
     outside_data,
+    webhook_intake,
 )
 from deployments.app import app
 from levibot.settings import Settings
@@ -37,6 +38,7 @@ def main() -> None:
         market_feed,
         feature_monitor,
         outside_data,
+        webhook_intake,
     )
     for actor in detached:
         actor.start(settings)

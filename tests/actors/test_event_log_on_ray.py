@@ -97,6 +97,7 @@ async def test_the_profile_of_each_process_is_collected_and_the_silent_are_named
         "dead_letter_replayer",
         "feature_monitor",
         "outside_data",
+        "webhook_intake",
     }
     queries = said["event_log"].answer
     assert {"clickhouse"} == {query["store"] for query in queries}
