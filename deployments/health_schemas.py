@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from levibot.monitoring.health import State
 
@@ -19,36 +19,12 @@ class DependencyEntry(BaseModel):
     state: State
     latency_ms: float | None = Field(description="of the last look; null where it brought no answer")
     age_s: float | None = Field(description="since the last look; null before the first")
-    circuit: str = Field(description="closed, half-open or opened: the worst on the way there")
+    circuit: str = Field(description="closed, half-opened or opened: the worst on the way there")
     fallback: str = Field(description="what happens without it")
 
 
 class HealthResponse(BaseModel):
     """All dependencies, and what they come to."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "status": "degraded",
-                    "api_keys": "on",
-                    "dependencies": [
-                        {
-                            "name": "postgres",
-                            "is_critical": False,
-                            "state": "down",
-                            "latency_ms": None,
-                            "age_s": 0.4,
-                            "circuit": "opened",
-                            "fallback": "the bars that were read last, with their age, and the reason",
-                        }
-                    ],
-                    "version": "0.1.0",
-                    "source": "simulated",
-                }
-            ]
-        }
-    )
 
     status: Status = Field(
         description="degraded: something is not up, and signals go on; down: something critical is down"

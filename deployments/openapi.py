@@ -8,11 +8,11 @@ from fastapi import FastAPI
 
 from deployments.errors import error_body
 from deployments.gate import role_for
+from deployments.openapi_examples import ANSWERS, TRACE
 from levibot.access.api_key import Role
 
 SCHEME = "api_key"
 ERROR = "#/components/schemas/ErrorResponse"
-TRACE = "2da87781-500f-49b7-9dd6-e5ad67891c8e"
 # Of each status the error that is met most often: code, message, hint.
 EXAMPLES: dict[str, tuple[str, str, str]] = {
     "400": (
@@ -85,6 +85,8 @@ def completed(schema: dict[str, Any]) -> dict[str, Any]:
             "description": "A key of `python -m levibot keys create`.",
         }
     }
+    for name, example in ANSWERS.items():
+        schema["components"]["schemas"][name]["examples"] = [example]
     for path, methods in schema["paths"].items():
         role = role_for(path)
         for operation in methods.values():

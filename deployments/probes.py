@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import NAMESPACE, event_log, market_feed, online_features
 from actors.answers import answer_of
+from levibot.errors import StoreUnavailable
 from levibot.monitoring.health import Probe
 from levibot.settings import Settings
 from levibot.stores.connect import open_durable, open_registry, open_ticks
@@ -94,6 +95,9 @@ class Probes:
         return ""
 
     async def _status_of(self, name: str) -> dict[str, Any]:
+        if not ray.is_initialized():
+            # To ask all the same would start a cluster here.
+            raise StoreUnavailable("This process is not in a Ray cluster.")
         if name not in self._actors:
             # The look-up may block; a detached actor has its handle for life, restarts included.
             self._actors[name] = await self._in_thread(lambda: ray.get_actor(name, namespace=NAMESPACE))

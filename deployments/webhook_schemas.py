@@ -39,18 +39,6 @@ class WebhookSignal(BaseModel):
 class WebhookAnswer(BaseModel):
     """The webhook is kept, and becomes an event `webhook_signal`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "event_id": "3b1f8a1c0d6e4f7a9b2c5d8e1f4a7b0c",
-                    "is_repeat": False,
-                    "trace_id": "2da87781-500f-49b7-9dd6-e5ad67891c8e",
-                }
-            ]
-        }
-    )
-
     event_id: str = Field(description="the same for a repeat, and in GET /events")
     is_repeat: bool = Field(description="whether it was kept before")
     trace_id: str

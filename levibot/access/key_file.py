@@ -44,7 +44,7 @@ class KeyFile:
             return None
         return key if is_text_of(key, text) and key.is_valid(self._clock.now()) else None
 
-    def keys(self) -> list[ApiKey]:
+    def records(self) -> list[ApiKey]:
         """All there ever were, oldest first. Raises StoreError on a broken file."""
         return sorted(self._read().values(), key=lambda key: key.created_at)
 

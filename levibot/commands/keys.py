@@ -66,7 +66,7 @@ def list_keys(as_json: JsonFlag = False) -> None:
     """Show all keys there ever were, never their text."""
     from levibot.access.key_file import KeyFile
 
-    keys = KeyFile(load_settings().home).keys()
+    keys = KeyFile(load_settings().home).records()
     text = "\n".join(map(_line, keys)) or "There are no keys."
     say(as_json, {"keys": [_record(key) for key in keys]}, text)
 

@@ -17,9 +17,11 @@ from levibot.telemetry.metrics import DEFAULT, Metrics
 
 EVERY_S = 1.0
 TIMEOUT_S = 1.0
+# For the end of a question that was given up.
+GRACE_S = 0.2
 # A look is due every EVERY_S and takes TIMEOUT_S at most: an older one says nothing of now.
 LONGEST_AGE_S = 10.0
-WORST = ("closed", "half-open", "opened")
+WORST = ("closed", "half-opened", "opened")
 log = structlog.get_logger()
 
 # Asks a dependency; returns what ails it, empty when it is well. Raises when it does not answer.
@@ -77,7 +79,9 @@ class HealthWatch:
         self._circuits = circuits
         self._every_s = every_s
         self._metrics = metrics
+        self._timeout_s = timeout_s
         self._looks: dict[str, _Look] = {}
+        self._asking: dict[str, asyncio.Task[str]] = {}
         # Its fallback is what it is for: the dependency is called down.
         self._guards = {
             name: Guard(
@@ -94,7 +98,11 @@ class HealthWatch:
 
     async def run(self) -> None:
         """Look until cancelled. One dependency that hangs delays no other."""
-        await asyncio.gather(*(self._follow(name) for name in self._probes))
+        try:
+            await asyncio.gather(*(self._follow(name) for name in self._probes))
+        finally:
+            for asking in self._asking.values():
+                asking.cancel()
 
     def report(self) -> list[Health]:
         """All dependencies in their order, as they were when they were last looked at. Waits for nothing."""
@@ -102,13 +110,7 @@ class HealthWatch:
 
     async def look(self, name: str) -> None:
         """Look at one dependency now."""
-        started = time.perf_counter()
-        probe = self._probes[name]
-        try:
-            problem = await self._guards[name].call(probe)
-            latency_ms: float | None = 1000 * (time.perf_counter() - started)
-        except LeviBotError as exc:
-            problem, latency_ms = str(exc), None
+        problem, latency_ms = await self._ask(name)
         before = self._looks.get(name)
         if problem and (before is None or before.is_up):
             log.warning("a dependency is down", dependency=name, reason=problem)
@@ -116,6 +118,23 @@ class HealthWatch:
             log.info("a dependency is back", dependency=name)
         self._looks[name] = _Look(not problem, latency_ms, time.monotonic())
         self._metrics.dependency_up.labels(name).set(float(not problem))
+
+    async def _ask(self, name: str) -> tuple[str, float | None]:
+        """What ails a dependency, empty when it is well, and the milliseconds of its answer."""
+        started, probe = time.perf_counter(), self._probes[name]
+        # What is cancelled may hang all the same, where a client tells a frozen server that it gives up.
+        asking = self._asking.get(name)
+        if asking is None:
+            asking = asyncio.get_running_loop().create_task(self._guards[name].call(probe))
+            self._asking[name] = asking
+        await asyncio.wait({asking}, timeout=self._timeout_s + GRACE_S)
+        if not asking.done():
+            return "An earlier question has no end yet.", None
+        del self._asking[name]
+        try:
+            return asking.result(), 1000 * (time.perf_counter() - started)
+        except LeviBotError as exc:
+            return str(exc), None
 
     async def _follow(self, name: str) -> None:
         while True:

@@ -85,7 +85,7 @@ async def test_a_revoked_key_is_refused_by_the_next_request(
 ) -> None:
     headers = headers_with(face.reader)
     assert (await client.get("/events", headers=headers)).status_code == 200
-    (reader,) = (key for key in face.keys.keys() if key.name == "reader")
+    (reader,) = (key for key in face.keys.records() if key.name == "reader")
     face.keys.revoke(reader.key_id)
     error_of(await client.get("/events", headers=headers), 401, "key_refused")
 

@@ -48,7 +48,7 @@ def test_every_error_of_every_route_has_its_shape_and_an_example(schema: dict[st
 
 def test_every_json_answer_and_body_has_an_example_that_fits(schema: dict[str, Any]) -> None:
     named: set[str] = set()
-    for path, operation in operations(schema):
+    for _, operation in operations(schema):
         bodies = [r for s, r in operation["responses"].items() if s[0] == "2"]
         bodies += [operation["requestBody"]] if "requestBody" in operation else []
         for body in bodies:

@@ -64,7 +64,7 @@ def test_what_is_revoked_elsewhere_is_refused_by_the_next_look(tmp_path: Path, c
     assert here.find(text) is None
     with pytest.raises(UsageError, match="revoked already"):
         here.revoke(key.key_id)
-    assert [one.state(NOON) for one in here.keys()] == ["revoked"]
+    assert [one.state(NOON) for one in here.records()] == ["revoked"]
 
 
 def test_a_rotated_key_opens_until_the_overlap_ends(keys: KeyFile, clock: ManualClock) -> None:
@@ -91,7 +91,7 @@ def test_the_first_key_is_made_once(keys: KeyFile) -> None:
     assert text is not None
     assert keys.find(text) is not None
     assert keys.create_first("first", Role.OPERATOR) is None
-    for key in keys.keys():
+    for key in keys.records():
         keys.revoke(key.key_id)
     # Whoever has revoked all keys does not want a new one.
     assert keys.create_first("first", Role.OPERATOR) is None
@@ -104,12 +104,17 @@ def test_a_name_that_is_none_is_refused(keys: KeyFile, name: str) -> None:
 
 
 def test_there_is_no_key_before_the_first(keys: KeyFile) -> None:
-    assert (keys.find("levibot_a_b"), keys.keys()) == (None, [])
+    assert (keys.find("levibot_a_b"), keys.records()) == (None, [])
 
 
 GOOD = {
-    **{"key_id": "a", "name": "x", "role": "reader", "digest": "0" * 64},
-    **{"created_at": NOON.isoformat(), "expires_at": None, "revoked_at": None},
+    "key_id": "a",
+    "name": "x",
+    "role": "reader",
+    "digest": "0" * 64,
+    "created_at": NOON.isoformat(),
+    "expires_at": None,
+    "revoked_at": None,
 }
 
 
@@ -156,7 +161,7 @@ def test_writers_at_once_lose_no_key(tmp_path: Path) -> None:
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0] * 4
-    assert len(KeyFile(tmp_path).keys()) == 80
+    assert len(KeyFile(tmp_path).records()) == 80
 
 
 def test_the_runs_key_is_made_anew_and_ends_with_the_run(tmp_path: Path) -> None:
