@@ -193,6 +193,11 @@ class Reader:
         )
         self._actor: ActorHandle | None = None
 
+    @property
+    def state(self) -> str:
+        """Of the circuit to the log."""
+        return self._guard.state
+
     async def page(self, query: EventQuery) -> EventPage:
         """One page of the events. Raises StoreUnavailable when the log does not answer."""
         return await self._guard.call(self._page, query)

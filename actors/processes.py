@@ -22,6 +22,7 @@ from actors import (
     online_features,
     outside_data,
     shadow_ledger,
+    webhook_intake,
 )
 from actors.answers import answer_of
 from levibot.errors import LeviBotError, NotReady
@@ -38,6 +39,7 @@ NAMES = (
     outside_data.NAME,
     shadow_ledger.NAME,
     ensemble_weights.NAME,
+    webhook_intake.NAME,
 )
 TIMEOUT_S = 1.0
 

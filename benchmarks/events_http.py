@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.comparison import QUICK_REPEATS, REPEATS, arguments, compare, p95, report
 from benchmarks.event_table import EventTable
 from benchmarks.events import BATCH, N_ROWS, QUICK_ROWS
-from benchmarks.running_system import running_system
+from benchmarks.running_system import RunningSystem, running_system
 from levibot.stores.event_query import EventCursor
 
 N_ROUNDS, QUICK_ROUNDS = 20, 3
@@ -34,12 +34,13 @@ TIMEOUT_S = 30.0
 class Client:
     """One client that keeps its connection, as browsers and dashboards do."""
 
-    def __init__(self, url: str) -> None:
-        self._connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
+    def __init__(self, system: RunningSystem) -> None:
+        self._connection = HTTPConnection(urlsplit(system.url).netloc, timeout=TIMEOUT_S)
+        self._headers = system.headers
 
     def text(self, path: str) -> str:
         """The answer. Raises RuntimeError on another status than 200."""
-        self._connection.request("GET", path)
+        self._connection.request("GET", path, headers=self._headers)
         answer = self._connection.getresponse()
         body = answer.read()
         if answer.status != 200:
@@ -131,8 +132,8 @@ def main() -> None:
             paths, parts = paths_of(table), parts_of(table)
         finally:
             table.close()
-        with running_system(home) as url:
-            pages = Pages(Client(url), paths, QUICK_ROUNDS if given.quick else N_ROUNDS)
+        with running_system(home) as system:
+            pages = Pages(Client(system), paths, QUICK_ROUNDS if given.quick else N_ROUNDS)
             pages.ours()  # The caches of a system that has just begun are empty.
             result = compare(
                 "events_http",

@@ -31,7 +31,7 @@ import numpy as np
 from redis import Redis
 from redis.exceptions import RedisError
 
-from benchmarks.running_system import running_system
+from benchmarks.running_system import RunningSystem, running_system
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 
@@ -81,8 +81,8 @@ class Recorder:
 class Clients:
     """Everybody who asks, for one event loop."""
 
-    def __init__(self, url: str, recorder: Recorder) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=30.0)
+    def __init__(self, system: RunningSystem, recorder: Recorder) -> None:
+        self._http = httpx.AsyncClient(base_url=system.url, headers=system.headers, timeout=30.0)
         self._recorder = recorder
         self._rng = np.random.default_rng(SEED)
         weights = 1.0 / np.arange(1, len(SYMBOLS) + 1) ** ZIPF
@@ -197,13 +197,13 @@ def main() -> None:
         home = Path(folder) / "home"
         home.mkdir()
         market = {"LEVIBOT_SYMBOLS": ",".join(SYMBOLS), "LEVIBOT_REPLAY_SPEED": str(1.0 / BAR_S)}
-        with running_system(home, **market) as url:
+        with running_system(home, **market) as system:
             recorder, stop = Recorder(), threading.Event()
             redis_url = endpoints(Settings.load(home=home)).redis_cache_url
             watching = threading.Thread(target=monitor, args=(redis_url, recorder, stop))
             watching.start()
             try:
-                asyncio.run(Clients(url, recorder).run(SECONDS))
+                asyncio.run(Clients(system, recorder).run(SECONDS))
             finally:
                 stop.set()
                 watching.join()

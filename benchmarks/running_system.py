@@ -9,17 +9,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from levibot.access.run_key import FILE_NAME
+from levibot.serving.client import headers_with
 from levibot.stores.server_process import free_port
 
 ROOT = Path(__file__).parents[1]
 STOP_TIMEOUT_S = 90.0
 
 
+@dataclass(frozen=True, slots=True)
+class RunningSystem:
+    """Where it answers, and what a request of its operator carries."""
+
+    url: str
+    headers: dict[str, str]
+
+
 @contextmanager
-def running_system(home: Path, **settings: str) -> Iterator[str]:
-    """The URL of a system that is up and serves signals; it is ended in order with the block.
+def running_system(home: Path, **settings: str) -> Iterator[RunningSystem]:
+    """A system that is up and serves signals; it is ended in order with the block.
 
     home: its state folder, which may hold events already; its parent is HOME for what it starts.
     settings: further variables of its environment. Raises RuntimeError when it does not come up.
@@ -34,6 +45,9 @@ def running_system(home: Path, **settings: str) -> Iterator[str]:
         "LEVIBOT_REPLAY_START": "2024-01-01T00:00:00",
         "LEVIBOT_HTTP_PORT": str(free_port()),
         "LEVIBOT_DASHBOARD_PORT": str(free_port()),
+        # What is measured is the system and not its limit.
+        "LEVIBOT_RATE_LIMIT_PER_S": "100000",
+        "LEVIBOT_RATE_LIMIT_BURST": "100000",
         **settings,
     }
     with (home.parent / "up.err").open("ab") as errors:
@@ -56,7 +70,8 @@ def running_system(home: Path, **settings: str) -> Iterator[str]:
                 break
         else:
             raise RuntimeError(f"up ended with {process.wait()}: {line}")
-        yield f"http://127.0.0.1:{environment['LEVIBOT_HTTP_PORT']}"
+        url = f"http://127.0.0.1:{environment['LEVIBOT_HTTP_PORT']}"
+        yield RunningSystem(url, headers_with((home / FILE_NAME).read_text()))
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)

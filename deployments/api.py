@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -19,29 +23,41 @@ from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
 from deployments.model_routes import ModelsFace
 from deployments.models import Models
+from deployments.probes import Probes
 from deployments.processes import Processes
 from deployments.router import Routed
 from deployments.schemas import QueryCostEntry, Readiness
 from deployments.slow_queries import SHOWN, top_queries
+from deployments.webhook_routes import WebhooksFace
+from deployments.webhooks import Webhooks
+from levibot.access.admission import Admission
+from levibot.access.key_file import KeyFile
+from levibot.access.key_limiter import KeyLimiter
 from levibot.errors import LeviBotError, NotReady, StoreError, StoreUnavailable, UnknownSymbol
 from levibot.features.on_demand import ON_DEMAND
 from levibot.features.on_demand import Request as OnDemandRequest
 from levibot.features.views import CORE
+from levibot.monitoring.health import Health, HealthWatch
 from levibot.resilience.guard import Guard
+from levibot.resilience.lately import Lately
 from levibot.serving.answer import Answer, AnswerPolicy
 from levibot.serving.request_features import RequestFeatures, SymbolFeatures
 from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
-from levibot.stores.connect import open_online, open_ticks
+from levibot.stores.connect import open_durable, open_online, open_ticks
 from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import PROFILE
+from levibot.stores.rate_limiter import Limit, RateLimiter, WhenAway
 from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
 from levibot.telemetry.metrics import FEATURE_STALENESS_LIMIT
 
 # How long a caller may wait for better than the last answer: twice this, then the circuit is open.
 ROUTER_TIMEOUT_S = 2.5
+# How long /readyz waits for a new answer, and how old one may be that it gives instead.
+READY_WAIT_S, READY_LASTS_S = 0.1, 3.0
+log = structlog.get_logger()
 
 
 class Api:
@@ -72,6 +88,19 @@ class Api:
         self._processes = Processes(router, settings)
         self.models: ModelsFace = Models(settings)
         self.ensemble: EnsembleFace = Ensemble(settings)
+        limits = KeyLimiter(
+            RateLimiter(
+                open_durable(settings),
+                "api",
+                Limit(settings.rate_limit_burst, settings.rate_limit_per_s),
+                when_away=WhenAway.ALLOW,
+            )
+        )
+        is_on = settings.api_keys == "on"
+        if not is_on:
+            log.warning("API keys are switched off: anybody who reaches this port may do everything")
+        self.admission = Admission(KeyFile(settings.home) if is_on else None, limits)
+        self.webhooks: WebhooksFace = Webhooks(settings, limits, self._clock)
         # One attempt: the store's client replaces a dead connection by itself, and there are fallbacks.
         self._redis = Guard(
             "redis",
@@ -88,6 +117,27 @@ class Api:
             transient=(RayError, RayServeException),
             unavailable=NotReady,
         )
+        self._readiness = Lately(self.look_if_ready, wait_s=READY_WAIT_S)
+        self._health = HealthWatch(
+            Probes(settings, self._online, router).all(),
+            {
+                "redis_cache": lambda: self._redis.state,
+                "redis_durable": lambda: limits.state,
+                "router": lambda: self._ask_router.state,
+                "event_log": lambda: self._events.state,
+            },
+            transient=(RayError, RayServeException, ValueError, OSError),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look at the dependencies for as long as the replica serves."""
+        watching = asyncio.get_running_loop().create_task(self._health.run())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is built."""
@@ -113,7 +163,24 @@ class Api:
         requested = await self._requests.answer(OnDemandRequest(symbol, now, order_notional))
         return SymbolFeatures(vector, requested, now, CORE.name, CORE.version, CORE.names)
 
+    def health(self) -> list[Health]:
+        """Every dependency as it was when it was last looked at."""
+        return self._health.report()
+
     async def readiness(self) -> Readiness:
+        """As `look_if_ready`, at once: where a store hangs, what was known a moment ago, or not ready."""
+        state, age_s = await self._readiness.get()
+        if state is not None and age_s <= READY_LASTS_S:
+            return state
+        return Readiness(
+            ready=False,
+            reasons=["What a prediction needs does not answer in time; /healthz says what it is."],
+            model_version=None,
+            market_time=self._clock.now(),
+            source=self.source,
+        )
+
+    async def look_if_ready(self) -> Readiness:
         """Ready when the features are warm and one symbol at least has a fresh signal; names what lacks."""
         reasons: list[str] = []
         versions: set[str] = set()

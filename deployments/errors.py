@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 
 import structlog
@@ -14,9 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from levibot.errors import (
     DataError,
+    KeyRefused,
     LeviBotError,
     NotReady,
+    RateLimited,
     RegistryConflict,
+    RoleRefused,
+    SourceDisabled,
     StoreUnavailable,
     UnknownSymbol,
     UnknownVersion,
@@ -29,13 +34,28 @@ STATUS_OF: tuple[tuple[type[LeviBotError], int], ...] = (
     (RegistryConflict, 409),
     (DataError, 500),
     (UsageError, 400),
+    (KeyRefused, 401),
+    (RoleRefused, 403),
+    (SourceDisabled, 403),
+    (RateLimited, 429),
     (NotReady, 503),
     (StoreUnavailable, 503),
 )
 RETRY_AFTER_S = "1"
+# A browser that is led here runs nothing, shows nothing in a frame, guesses no types and keeps no copy.
+SECURITY_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
 # The longest request that makes sense is a few hundred bytes.
 MAX_BODY_BYTES = 64 * 1024
 # Not the standard library's names: they change between versions of Python.
+# What Serve's proxy says of a request for which its queue has no room.
+OVERLOAD = b"backpressure"
 CODE_OF = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 log = structlog.get_logger()
 
@@ -54,11 +74,22 @@ def error_body(code: str, message: str, hint: str, trace_id: str) -> dict[str, d
     return {"error": {"code": code, "message": message, "hint": hint, "trace_id": trace_id}}
 
 
-def error_response(status: int, code: str, message: str, hint: str, trace_id: str) -> JSONResponse:
+def error_response(
+    status: int, code: str, message: str, hint: str, trace_id: str, retry_after_s: float | None = None
+) -> JSONResponse:
+    """An error as it leaves. retry_after_s: when a repeat has a chance, default after RETRY_AFTER_S."""
     headers = {"x-request-id": trace_id}
     if status in (408, 429, 503):
-        headers["retry-after"] = RETRY_AFTER_S
+        headers["retry-after"] = RETRY_AFTER_S if retry_after_s is None else str(math.ceil(retry_after_s))
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(code, message, hint, trace_id), status, headers)
+
+
+def response_of(exc: LeviBotError, trace_id: str) -> JSONResponse:
+    """The answer that one of our errors is."""
+    status = next((status for kind, status in STATUS_OF if isinstance(exc, kind)), 500)
+    return error_response(status, exc.code, exc.message, exc.hint, trace_id, exc.retry_after_s)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -66,8 +97,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(LeviBotError)
     async def _ours(request: Request, exc: LeviBotError) -> JSONResponse:
-        status = next((status for kind, status in STATUS_OF if isinstance(exc, kind)), 500)
-        return error_response(status, exc.code, exc.message, exc.hint, trace_id_of(request))
+        return response_of(exc, trace_id_of(request))
 
     @app.exception_handler(RequestValidationError)
     async def _bad_request(request: Request, exc: RequestValidationError) -> JSONResponse:
@@ -128,10 +158,10 @@ class JsonErrors:
             return
         # Held until its body comes: a replica may die between the two.
         start: Message | None = None
-        is_answered = False
+        is_answered = is_overload = False
 
         async def reshape(message: Message) -> None:
-            nonlocal start, is_answered
+            nonlocal start, is_answered, is_overload
             if message["type"] == "http.response.start":
                 start = message
             elif is_answered:
@@ -140,13 +170,15 @@ class JsonErrors:
                 is_answered = True
                 await send(start)
                 await send(message)
+            else:
+                is_overload = is_overload or OVERLOAD in message.get("body", b"")
 
         await self._app(scope, receive, reshape)
         if not is_answered:
             # An error in plain text, or nothing: Serve leaves a request whose replica died to the server.
             status = start["status"] if start is not None and _is_plain_error(start) else 503
             status = 503 if status in (500, 502, 503, 504) else status
-            await _send_error(send, status, trace_id_of(Request(scope)))
+            await _send_error(send, status, trace_id_of(Request(scope)), is_overload=is_overload)
 
 
 def _is_plain_error(start: Message) -> bool:
@@ -154,13 +186,16 @@ def _is_plain_error(start: Message) -> bool:
     return start["status"] >= 400 and not is_json
 
 
-async def _send_error(send: Send, status: int, trace_id: str) -> None:
+async def _send_error(send: Send, status: int, trace_id: str, *, is_overload: bool) -> None:
     code, message, hint = {
         404: ("not_found", "No application answers at this path.", "The system may be starting; see /docs."),
         408: ("timeout", "The request took too long.", "Try again."),
         503: ("unavailable", "The part that served this request went away.", "Try again."),
     }.get(status, (CODE_OF.get(status, "http_error"), "The request was refused.", "See /docs."))
+    if is_overload:
+        code, message = "overloaded", "More requests wait already than can be served in time."
     answer = error_response(status, code, message, hint, trace_id)
+    answer.headers.update(SECURITY_HEADERS)
     await send({"type": "http.response.start", "status": status, "headers": answer.raw_headers})
     await send({"type": "http.response.body", "body": answer.body})
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from deployments.edge import Edge, WithinTime
 from deployments.ensemble_routes import EnsembleFace, add_ensemble_routes
-from deployments.errors import RETRY_AFTER_S, LimitBody, install_error_handlers, trace_id_of, unforeseen
+from deployments.errors import LimitBody, install_error_handlers, trace_id_of
+from deployments.gate import Gate
+from deployments.health_routes import HealthFace, add_health_routes
 from deployments.model_routes import ModelsFace, add_model_routes
+from deployments.openapi import describe
 from deployments.schemas import (
     BlendEntry,
     ErrorResponse,
@@ -25,14 +28,13 @@ from deployments.schemas import (
     FeatureEntry,
     FeaturesRequest,
     FeaturesResponse,
-    Liveness,
     PredictRequest,
     PredictResponse,
     QueryCostEntry,
-    Readiness,
     SlowQueriesResponse,
     Symbol,
 )
+from deployments.webhook_routes import WebhooksFace, add_webhook_routes
 from levibot import __version__
 from levibot.errors import UsageError
 from levibot.serving.answer import Answer
@@ -40,19 +42,23 @@ from levibot.serving.request_features import SymbolFeatures
 from levibot.stores.events import EventCursor, EventPage, EventQuery
 from levibot.stores.reading import ValueReading
 from levibot.telemetry.exposition import Family, exposition
-from levibot.telemetry.metrics import FEATURE_STALENESS, HTTP_REQUESTS, HTTP_SECONDS
+from levibot.telemetry.metrics import FEATURE_STALENESS
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 422, 500, 503)
 }
 
 
-class Face(Protocol):
+class Face(HealthFace, Protocol):
     """What the routes need to know."""
 
     @property
-    def source(self) -> str:
-        """simulated, parquet or exchange."""
+    def webhooks(self) -> WebhooksFace:
+        """Who takes webhooks."""
+        ...
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """What has to run for as long as the application serves."""
         ...
 
     @property
@@ -67,10 +73,6 @@ class Face(Protocol):
 
     async def predict(self, symbol: str) -> Answer:
         """The newest usable signal. Raises UnknownSymbol or NotReady."""
-        ...
-
-    async def readiness(self) -> Readiness:
-        """Whether predictions can be answered correctly now."""
         ...
 
     async def feature_ages(self) -> dict[str, float]:
@@ -96,31 +98,31 @@ class Face(Protocol):
 
 def build_http(face: Face) -> FastAPI:
     """The ASGI application over `face`."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with face.running():
+            yield
+
     # The documentation page carries its own scripts: it opens where there is no network.
     http = FastAPIOffline(
         redoc_url=None,
+        lifespan=lifespan,
         title="LeviBot",
         version=__version__,
         description=(
             "Trading signals with honest time: every answer says how old it is and where it comes from.\n\n"
+            "A caller that stops waiting says so in the header `x-request-timeout`, in seconds from 0.01 to "
+            "30: what is done for it ends then, with a 408.\n\n"
             f"**source: {face.source}**"
         ),
     )
     install_error_handlers(http)
+    # The last one is the outermost.
     http.add_middleware(LimitBody)
-
-    @http.middleware("http")
-    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.perf_counter()
-        try:
-            response = await call_next(request)
-        except Exception as exc:  # noqa: BLE001 - the edge: whatever it is, it is logged here, once
-            response = unforeseen(request, exc)
-        response.headers["x-request-id"] = trace_id_of(request)
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        HTTP_REQUESTS.labels(route, request.method, str(response.status_code)).inc()
-        HTTP_SECONDS.labels(route).observe(time.perf_counter() - started)
-        return response
+    http.add_middleware(Gate, admission=face.admission)
+    http.add_middleware(WithinTime)
+    http.add_middleware(Edge)
 
     @http.post("/ai/predict", responses=ERRORS, summary="The signal of a symbol")
     async def predict(body: PredictRequest, request: Request) -> PredictResponse:
@@ -143,8 +145,10 @@ def build_http(face: Face) -> FastAPI:
             trace_id=trace_id_of(request),
         )
 
+    add_health_routes(http, face)
     add_model_routes(http, face.models)
     add_ensemble_routes(http, face.ensemble, face.source)
+    add_webhook_routes(http, face.webhooks)
 
     @http.get("/features/{symbol}", responses=ERRORS, summary="The features of a symbol")
     async def features(
@@ -203,23 +207,6 @@ def build_http(face: Face) -> FastAPI:
         queries, missing = await face.slow_queries()
         return SlowQueriesResponse(queries=queries, missing=missing, trace_id=trace_id_of(request))
 
-    @http.get("/livez", summary="Is the process alive")
-    async def livez() -> Liveness:
-        """The process answers; nothing else is looked at."""
-        return Liveness(status="alive", version=__version__, source=face.source)
-
-    @http.get(
-        "/readyz",
-        response_model=Readiness,
-        responses={503: {"model": Readiness}},
-        summary="Can it answer correctly now",
-    )
-    async def readyz() -> JSONResponse:
-        """Ready when the features are warm and one symbol at least has a fresh signal; names what lacks."""
-        state = await face.readiness()
-        headers = None if state.ready else {"retry-after": RETRY_AFTER_S}
-        return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503, headers)
-
     @http.get("/metrics", summary="Prometheus metrics of all processes", response_class=Response)
     async def metrics() -> Response:
         """In Prometheus' text format: this replica's, and the other processes' with the label `process`."""
@@ -227,7 +214,7 @@ def build_http(face: Face) -> FastAPI:
             FEATURE_STALENESS.labels(symbol).set(age_s)
         return Response(exposition(await face.metrics()), media_type=CONTENT_TYPE_LATEST)
 
-    return http
+    return describe(http)
 
 
 def _feature_entry(value: ValueReading) -> FeatureEntry:

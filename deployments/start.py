@@ -16,6 +16,7 @@ from actors import (
     online_features,
     outside_data,
     shadow_ledger,
+    webhook_intake,
 )
 from deployments.app import app
 from levibot.settings import Settings
@@ -41,6 +42,7 @@ def main() -> None:
         outside_data,
         shadow_ledger,
         ensemble_weights,
+        webhook_intake,
     )
     for actor in detached:
         actor.start(settings)

@@ -10,7 +10,19 @@ import typer
 from typer.exceptions import TyperException
 
 from levibot import __version__
-from levibot.commands import audit, backtest, dead_letters, features, market, run, sources, stores, trials
+from levibot.commands import (
+    audit,
+    backtest,
+    dead_letters,
+    dependencies,
+    features,
+    keys,
+    market,
+    run,
+    sources,
+    stores,
+    trials,
+)
 from levibot.commands.shared import console
 from levibot.errors import LeviBotError, UsageError
 
@@ -31,10 +43,12 @@ for command in (
     backtest.backtest,
     audit.audit,
     stores.migrate,
+    dependencies.dependencies,
 ):
     app.command()(command)
 app.add_typer(dead_letters.group, name="dead-letters")
 app.add_typer(features.group, name="features")
+app.add_typer(keys.group, name="keys")
 app.add_typer(trials.group, name="trials")
 
 

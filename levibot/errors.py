@@ -10,6 +10,9 @@ LeviBotError
 ├── SourceError               a market source failed
 │   ├── SourceUnavailable         a market source does not answer
 │   └── SourceDisabled            a market source has no key, or its budget is spent
+├── AccessRefused             a caller may not ask this
+│   ├── KeyRefused                no API key or signature, or one that is not valid
+│   └── RoleRefused               a key whose role is too low for what is asked
 ├── RateLimited               a caller asks more often than its limit allows
 ├── RegistryError             a model version is broken or refused
 │   ├── UnknownVersion            a model version that this registry does not have
@@ -104,6 +107,24 @@ class SourceDisabled(SourceError):
     """A market source has no key, or its budget is spent."""
 
     code = "source_disabled"
+
+
+class AccessRefused(LeviBotError):
+    """A caller may not ask this."""
+
+    code = "access_refused"
+
+
+class KeyRefused(AccessRefused):
+    """No API key or signature, or one that is not valid."""
+
+    code = "key_refused"
+
+
+class RoleRefused(AccessRefused):
+    """A key whose role is too low for what is asked."""
+
+    code = "role_refused"
 
 
 class RateLimited(LeviBotError):

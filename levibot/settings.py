@@ -29,6 +29,7 @@ INTERVALS = {
 YEARS = range(1970, 2201)
 # A server of ours that starts later would find its port taken now and then.
 RAY_WORKER_PORTS = range(10002, 20000)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
 
 
@@ -87,6 +88,16 @@ class Settings(BaseSettings):
         0.01, ge=0.0, le=1.0, description="share of the served feature vectors that the event log keeps"
     )
 
+    api_keys: Literal["on", "off"] = Field(
+        "on", description="off: anybody may ask everything, for development on loopback only"
+    )
+    api_key: str | None = Field(None, repr=False, description="the key that commands ask a run with")
+    rate_limit_per_s: int = Field(500, ge=1, le=1_000_000, description="requests a second of one key")
+    rate_limit_burst: int = Field(1000, ge=1, le=1_000_000, description="and so many at once after a pause")
+    webhook_secret: str | None = Field(
+        None, repr=False, min_length=32, description="signs webhooks; without it none are taken"
+    )
+
     http_host: str = "127.0.0.1"
     http_port: int = Field(8000, ge=1, le=65535)
     dashboard_port: int = Field(8265, ge=1, le=65535)
@@ -113,7 +124,10 @@ class Settings(BaseSettings):
             problem = exc.errors()[0]
             name = "LEVIBOT_" + "_".join(str(part) for part in problem["loc"][:1]).upper()
             reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
-            message = f"{name} is {problem['input']!r}: {reason}." if problem["loc"] else f"{reason}."
+            field = cls.model_fields.get(str(problem["loc"][0])) if problem["loc"] else None
+            # A secret that is refused is a secret all the same.
+            shown = repr(problem["input"]) if field is None or field.repr else "not usable"
+            message = f"{name} is {shown}: {reason}." if problem["loc"] else f"{reason}."
             raise SettingsError(message) from exc
 
     @field_validator("symbols", mode="before")
@@ -173,6 +187,11 @@ class Settings(BaseSettings):
     def _check_source(self) -> Self:
         if self.source == "parquet" and self.market is None:
             raise ValueError("source parquet needs the market's folder: set LEVIBOT_MARKET (or --path).")
+        if self.api_keys == "off" and self.http_host not in LOOPBACK:
+            raise ValueError(
+                f"LEVIBOT_API_KEYS is off and LEVIBOT_HTTP_HOST is {self.http_host}: without keys it "
+                "listens on loopback only"
+            )
         if self.postgres_pool_min > self.postgres_pool_max:
             raise ValueError(
                 f"LEVIBOT_POSTGRES_POOL_MIN {self.postgres_pool_min} is above LEVIBOT_POSTGRES_POOL_MAX "

@@ -28,29 +28,31 @@ def parity(
     as_json: JsonFlag = False,
 ) -> None:
     """Rebuild the vectors that were really served, and report what differs. Exit code 1 if something does."""
+    from levibot.access.run_key import key_of
     from levibot.launch.run_record import read_record
 
     settings = load_settings(symbols=symbols)
     record = read_record(settings.home)
     base = url or (record.http_url if record else f"http://{settings.http_host}:{settings.http_port}")
     market_id = record.market_id if record else settings.market_id
-    served = _served(base, hours)
+    served = _served(base, hours, key_of(settings) if url is None else settings.api_key)
     found = asyncio.run(_check(settings, market_id, served))
     say(as_json, _record(found), _text(found))
     if found.differences:
         raise typer.Exit(1)
 
 
-def _served(base: str, hours: float) -> list[ServedVector]:
+def _served(base: str, hours: float, key: str | None) -> list[ServedVector]:
     """The vectors of so many hours before the newest one, of the market's time."""
     from levibot.features.served import EVENT_TYPE, ServedVector
     from levibot.serving import client
 
-    newest = client.events(base, EVENT_TYPE, limit=1)
+    newest = client.events(base, EVENT_TYPE, limit=1, key=key)
     if not newest:
         return []
     since = newest[0].ts - timedelta(hours=hours)
-    return [ServedVector.from_event(event) for event in client.events(base, EVENT_TYPE, since=since)]
+    served = client.events(base, EVENT_TYPE, since=since, key=key)
+    return [ServedVector.from_event(event) for event in served]
 
 
 async def _check(settings: Settings, market_id: str, served: list[ServedVector]) -> Parity:

@@ -188,11 +188,13 @@ def predict(
     as_json: JsonFlag = False,
 ) -> None:
     """Ask the running system for the signal of a symbol."""
+    from levibot.access.run_key import key_of
     from levibot.launch.run_record import read_record
     from levibot.serving import client
 
     settings = load_settings()
     record = read_record(settings.home)
     base = url or (record.http_url if record else f"http://{settings.http_host}:{settings.http_port}")
-    body = client.predict(base, symbol.upper())
+    # The run's own key is for the run: it is not told to whoever answers elsewhere.
+    body = client.predict(base, symbol.upper(), key_of(settings) if url is None else settings.api_key)
     say(as_json, body, "\n".join(f"{name:16} {value}" for name, value in body.items()))

@@ -51,18 +51,28 @@ def up(
     run = Run(settings, steps)
     try:
         answer = run.start()
+        is_guarded = settings.api_keys == "on"
+        key = '-H "authorization: Bearer $LEVIBOT_API_KEY" ' if is_guarded else ""
         curl = (
-            f"curl -s {run.http_url}/ai/predict -H 'content-type: application/json' "
+            f"curl -s {run.http_url}/ai/predict {key}-H 'content-type: application/json' "
             f"-d '{json.dumps({'symbol': settings.symbols[0]})}'"
+        )
+        shown_once = (
+            f"\nYour API key, an operator's. It is shown this once and kept nowhere:\n"
+            f"  export LEVIBOT_API_KEY={run.first_key}\n"
+            if run.first_key is not None
+            else ""
         )
         seconds = time.monotonic() - started
         text = (
             f"\nLeviBot is up after {seconds:.1f} s, source: [bold]{settings.source}[/bold]\n"
             f"  API docs       {run.http_url}/docs\n"
-            f"  Ray dashboard  {run.dashboard_url}\n\n"
+            f"  Ray dashboard  {run.dashboard_url}\n{shown_once}\n"
             f"$ {curl}\n{json.dumps(answer, indent=2)}\n\nCtrl-C stops it."
         )
         fields = {"ready": True, "seconds": seconds, "answer": answer}
+        if run.first_key is not None:
+            fields["api_key"] = run.first_key
         steps.say(text, fields | {"http_url": run.http_url, "dashboard_url": run.dashboard_url})
         run.watch()
     except KeyboardInterrupt:
@@ -76,6 +86,7 @@ def up(
 
 def down(as_json: JsonFlag = False) -> None:
     """Stop what `up` started from this state folder, and nothing else."""
+    from levibot.access.run_key import end_run_key
     from levibot.launch.run_record import (
         ask_to_end,
         end_processes,
@@ -107,6 +118,7 @@ def down(as_json: JsonFlag = False) -> None:
         # Its launcher was killed: what it left is told by the run's identity.
         end_processes(processes_of(record.run_id))
         EmbeddedServers(settings).end_leftovers()
+        end_run_key(settings.home)
         forget_record(settings.home)
     say(as_json, {"stopped": record.pid}, f"Stopped the run of process {record.pid}.")
 

@@ -16,6 +16,9 @@ import httpx
 import psutil
 from rich.markup import escape
 
+from levibot.access.api_key import Role
+from levibot.access.key_file import KeyFile
+from levibot.access.run_key import end_run_key, make_run_key
 from levibot.errors import DataError, ProcessError, SettingsError, SourceError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.launch.fitting_model import Wanted, activate_fitting_model
@@ -35,6 +38,7 @@ from levibot.market.ingest import Ingest
 from levibot.market.intake import Intake
 from levibot.market.side_ingest import ingest_side_series
 from levibot.market.sources import Source, open_source
+from levibot.serving.client import headers_with
 from levibot.settings import Settings
 from levibot.stores.connect import open_durable, open_events, open_online, open_registry, open_ticks
 from levibot.stores.durable import check_durable
@@ -59,6 +63,8 @@ class Run:
         self._run_id = uuid.uuid4().hex
         self._head: RayHead | None = None
         self._training: subprocess.Popen[bytes] | None = None
+        self.first_key: str | None = None
+        self._has_run_key = False
 
     def start(self) -> dict[str, Any]:
         """Bring the system up; returns the first answer that it served.
@@ -71,6 +77,7 @@ class Run:
         self._end_leftovers()
         check_port(self._settings.http_port, "LEVIBOT_HTTP_PORT")
         source = open_source(self._settings)
+        self._make_keys()
         with self._steps.step("Starting the stores"):
             self._servers.start()
             asyncio.run(self._prepare_stores())
@@ -123,6 +130,8 @@ class Run:
             # Called in reverse, whatever happens: to say so may fail, where the terminal is gone.
             ending.callback(self._servers.stop)
             ending.callback(self._trials.close)
+            if self._has_run_key:
+                ending.callback(end_run_key, self._settings.home)
             if self._head is not None:
                 ending.callback(forget_record, self._settings.home)
                 ending.callback(self._head.stop)
@@ -130,6 +139,18 @@ class Run:
                     self._head.stop()
             with self._steps.step("Stopping the stores"):
                 self._servers.stop()
+
+    def _make_keys(self) -> None:
+        """The run's own key; in a state folder that never had one, an operator's key to be shown once."""
+        if self._settings.api_keys == "off":
+            text = "API keys are OFF: whoever reaches this port may do everything. For development only."
+            self._steps.say(f"[bold red]{text}[/bold red]", {"api_keys": "off", "problem": text})
+            return
+        home = self._settings.home
+        self.first_key = KeyFile(home).create_first("first", Role.OPERATOR)
+        self._has_run_key = True
+        # Commands, jobs and this launcher ask with it; the person's own key is kept nowhere.
+        self._settings = self._settings.model_copy(update={"api_key": make_run_key(home)})
 
     def _note_position(self) -> None:
         if self._settings.source != "exchange":
@@ -301,7 +322,12 @@ class Run:
                 raise ProcessError(f"Deploying failed: {last_line(log)}", hint=f"See {log}.")
             try:
                 body = {"symbol": self._settings.symbols[0]}
-                answer = httpx.post(f"{self.http_url}/ai/predict", json=body, timeout=10.0)
+                answer = httpx.post(
+                    f"{self.http_url}/ai/predict",
+                    json=body,
+                    headers=headers_with(self._settings.api_key),
+                    timeout=10.0,
+                )
                 if answer.status_code == 200:
                     return dict(answer.json())
                 problem = answer.json()["error"]["message"]

@@ -7,7 +7,15 @@ from typing import Any
 
 import httpx
 
-from levibot.errors import LeviBotError, NotReady, UnknownSymbol, UsageError
+from levibot.errors import (
+    KeyRefused,
+    LeviBotError,
+    NotReady,
+    RateLimited,
+    RoleRefused,
+    UnknownSymbol,
+    UsageError,
+)
 from levibot.stores.event import Event
 
 # UnicodeError: a host name that cannot be one.
@@ -17,13 +25,26 @@ TIMEOUT_S = 30.0
 PAGE = 1000
 SIGNAL_FIELDS = {"symbol", "as_of", "probability_up", "target_position", "freshness", "source"}
 # What an error of the API means for the caller; any other says that there is no answer now.
-KIND_OF_CODE = {kind.code: kind for kind in (UnknownSymbol, UsageError)} | {"bad_request": UsageError}
+KIND_OF_CODE: dict[str, type[LeviBotError]] = {
+    **{kind.code: kind for kind in (UnknownSymbol, UsageError, KeyRefused, RoleRefused, RateLimited)},
+    "bad_request": UsageError,
+}
 
 
-def predict(base: str, symbol: str) -> dict[str, Any]:
-    """The signal of a symbol from the API at `base`. Raises UnknownSymbol, UsageError or NotReady."""
+def headers_with(key: str | None) -> dict[str, str]:
+    """What a request carries that asks with this API key."""
+    return {} if key is None else {"authorization": f"Bearer {key}"}
+
+
+def predict(base: str, symbol: str, key: str | None = None) -> dict[str, Any]:
+    """The signal of a symbol from the API at `base`, asked with an API key.
+
+    Raises UnknownSymbol, UsageError, KeyRefused, RateLimited or NotReady.
+    """
     try:
-        answer = httpx.post(f"{base}/ai/predict", json={"symbol": symbol}, timeout=TIMEOUT_S)
+        answer = httpx.post(
+            f"{base}/ai/predict", json={"symbol": symbol}, headers=headers_with(key), timeout=TIMEOUT_S
+        )
     except NO_ANSWER as exc:
         raise _no_answer(base, exc) from exc
     body = _object(answer)
@@ -35,7 +56,12 @@ def predict(base: str, symbol: str) -> dict[str, Any]:
 
 
 def events(
-    base: str, event_type: str, *, since: datetime | None = None, limit: int | None = None
+    base: str,
+    event_type: str,
+    *,
+    since: datetime | None = None,
+    limit: int | None = None,
+    key: str | None = None,
 ) -> list[Event]:
     """Events of one type, newest first: all since then, or the newest `limit`. Raises as `predict` does."""
     found: list[Event] = []
@@ -44,7 +70,7 @@ def events(
         asked["since"] = since.isoformat()
     while True:
         try:
-            answer = httpx.get(f"{base}/events", params=asked, timeout=TIMEOUT_S)
+            answer = httpx.get(f"{base}/events", params=asked, headers=headers_with(key), timeout=TIMEOUT_S)
         except NO_ANSWER as exc:
             raise _no_answer(base, exc) from exc
         body = _object(answer)

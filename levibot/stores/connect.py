@@ -24,12 +24,15 @@ from levibot.stores.trial_journal import TrialJournal
 EVENTS_TIMEOUT_S = 5.0
 
 
-async def open_ticks(settings: Settings) -> TickStore:
-    """The tick store. Raises NotReady before the first start, StoreUnavailable when it does not answer."""
+async def open_ticks(settings: Settings, *, limits: PoolLimits | None = None) -> TickStore:
+    """The tick store. Raises NotReady before the first start, StoreUnavailable when it does not answer.
+
+    limits: of its pool, default those of the settings.
+    """
     return await TickStore.open(
         settings.postgres_dsn or endpoints(settings).postgres_dsn,
         timeout_s=settings.store_timeout_s,
-        limits=PoolLimits(settings.postgres_pool_min, settings.postgres_pool_max),
+        limits=limits or PoolLimits(settings.postgres_pool_min, settings.postgres_pool_max),
         replica_dsn=settings.postgres_replica_dsn,
     )
 

@@ -68,6 +68,18 @@ class Metrics:
             ("limiter",),
             registry=registry,
         )
+        self.dependency_up = Gauge(
+            "levibot_dependency_up",
+            "1 where a dependency of this replica answered when it was last looked at, else 0.",
+            ("dependency",),
+            registry=registry,
+        )
+        self.webhooks = Counter(
+            "levibot_webhooks_total",
+            "Webhooks, by outcome: accepted, repeated, refused; stored and failed after the queue.",
+            ("outcome",),
+            registry=registry,
+        )
         self.db_pool_connections = Gauge(
             "levibot_db_pool_connections",
             "PostgreSQL connections of this process, by state: idle or used.",

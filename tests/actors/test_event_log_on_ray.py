@@ -99,6 +99,7 @@ async def test_the_profile_of_each_process_is_collected_and_the_silent_are_named
         "outside_data",
         "shadow_ledger",
         "ensemble_weights",
+        "webhook_intake",
     }
     queries = said["event_log"].answer
     assert {"clickhouse"} == {query["store"] for query in queries}

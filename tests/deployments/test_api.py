@@ -220,15 +220,15 @@ async def test_signals_of_another_market_are_none(api: Api, symbols: tuple[str, 
 async def test_ready_means_that_one_symbol_is_fresh_and_the_others_are_named(
     api: Api, writer: OnlineStore, symbols: tuple[str, str]
 ) -> None:
-    state = await api.readiness()
+    state = await api.look_if_ready()
     assert (state.ready, state.model_version) == (False, None)
     assert state.reasons == [*(f"{s} has no signal yet." for s in symbols), "No model is active."]
     await writer.write_signals([signal(symbols[1], 3 * HOUR)], 60.0)
-    state = await api.readiness()
+    state = await api.look_if_ready()
     assert not state.ready
     assert state.reasons[1] == f"{symbols[1]} has no signal since 2024-05-01T09:00:00+00:00."
     await writer.write_signals([signal(symbols[1])], 60.0)
-    state = await api.readiness()
+    state = await api.look_if_ready()
     assert (state.ready, state.model_version) == (True, "v1.0.0")
     assert state.reasons == [f"{symbols[0]} has no signal yet."]
 
@@ -239,21 +239,21 @@ async def test_ready_waits_for_the_features_of_every_symbol_that_has_bars(
     features: Any = api._features
     await writer.write_signals([signal(symbols[0])], 60.0)
     features.answer = NotReady("The actor does not answer.")
-    state = await api.readiness()
+    state = await api.look_if_ready()
     assert not state.ready
     assert state.reasons[-1] == f"Features are missing for {', '.join(symbols)}: The actor does not answer."
     features.answer = list(symbols)
     rows = np.ones((2, len(CORE.names)))
     await writer.write_features([FeatureWindow(symbols[0], NOON, CORE.names, rows)])
-    state = await api.readiness()
+    state = await api.look_if_ready()
     assert (state.ready, state.reasons[-1]) == (False, f"{symbols[1]} has no features yet. Shard 1 is away.")
     # The other symbol has no bars: nobody waits for it.
     features.answer = []
-    assert (await api.readiness()).ready
+    assert (await api.look_if_ready()).ready
     # Once all are there the actor is not asked, and may as well be dead.
     features.answer, features.n_asked = NotReady("The actor does not answer."), 0
     await writer.write_features([FeatureWindow(symbols[1], NOON, CORE.names, rows)])
-    assert (await api.readiness()).ready
+    assert (await api.look_if_ready()).ready
     assert features.n_asked == 0
 
 
@@ -372,7 +372,7 @@ async def test_without_redis_and_router_the_last_answer_is_given_and_nothing_is_
         await api.predict(symbols[1])
     with pytest.raises(StoreUnavailable):
         await api.features(symbols[0], None)
-    state = await api.readiness()
+    state = await api.look_if_ready()
     assert not state.ready
     assert len(state.reasons) == 1
     assert all(math.isnan(age_s) for age_s in (await api.feature_ages()).values())

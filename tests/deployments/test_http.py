@@ -7,11 +7,11 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -19,10 +19,6 @@ from actors.processes import Said
 from deployments.ensemble import EnsembleState
 from deployments.errors import MAX_BODY_BYTES
 from deployments.http import build_http
-from deployments.model_routes import ModelsFace
-from deployments.models import Activated, ModelList
-from deployments.schemas import ErrorResponse, QueryCostEntry, Readiness
-from deployments.slow_queries import top_queries
 from levibot import __version__
 from levibot.errors import (
     DataError,
@@ -36,146 +32,30 @@ from levibot.errors import (
     UsageError,
 )
 from levibot.serving.answer import Answer
-from levibot.serving.request_features import Requested, SymbolFeatures
-from levibot.stores.event import EventRow
-from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
+from levibot.serving.client import headers_with
+from levibot.stores.events import EventCursor, EventPage, EventQuery
 from levibot.stores.live_weights import HeldWeights
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import QueryCost
-from levibot.stores.reading import FeatureReading, ValueReading
+from levibot.stores.reading import FeatureReading
 from levibot.stores.shadow import Earned
 from levibot.stores.signals import Blend
-from levibot.telemetry.exposition import Family
 from levibot.telemetry.logging import configure_logging
-
-NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
-SIGNAL = Signal("BTCUSDT", NOON, 0.53, -0.25, "v1.0.2", "abc123", "market", "simulated", 0.01)
-FRESH = ValueReading(0.5, Freshness.FRESH, 12.5)
-ROW = np.array([[1.5, np.nan]])
-VECTOR = FeatureReading(
-    *("BTCUSDT", Freshness.FRESH, 12.5, ROW, {"a": 0, "b": 1}, int(NOON.timestamp() * 1e6)),
-    *((Freshness.FRESH, 12.5), {}),
-)
-EVENT = Event("signal", "BTCUSDT", NOON, {"x": [0.1 + 0.2, None]}, "trace", "id")
-
-
-class NoModels:
-    """The registry's own tests are in test_models.py."""
-
-    async def list(self) -> ModelList:
-        raise NotReady("There are no models.")
-
-    async def card(self, version: str) -> str:
-        raise NotReady(f"There is no {version}.")
-
-    async def activate(self, version: str, reason: str, instead_of: str | None) -> Activated:
-        raise NotReady(f"There is no {version} for {reason} instead of {instead_of}.")
-
-
-class Weighed:
-    """The stores' own tests are in test_ensemble.py."""
-
-    def __init__(self) -> None:
-        self.state: EnsembleState | None = None
-        self.asked: list[int] = []
-
-    async def weights(self, history_days: int) -> EnsembleState:
-        self.asked.append(history_days)
-        if self.state is None:
-            raise NotReady("There are no weights.")
-        return self.state
-
-
-class FakeFace:
-    """Answers BTCUSDT; raises what a test gives it."""
-
-    source = "simulated"
-
-    def __init__(self) -> None:
-        self.models: ModelsFace = NoModels()
-        self.ensemble = Weighed()
-        self.error: Exception | None = None
-        self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
-        self.is_ready = True
-        self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
-        self.n_asked = 0
-        self.order_notional: float | None = None
-        self.known = SymbolFeatures(
-            VECTOR, Requested({"bar_age": FRESH}, "Bars are late."), NOON, "core", "abc123", ("a", "b")
-        )
-        self.query = EventQuery()
-        self.page = EventPage((EventRow.of(EVENT),), EventCursor(NOON, "id"))
-        self.profiles: list[Said] = []
-        self.others: dict[str, list[Family]] = {}
-
-    async def predict(self, symbol: str) -> Answer:
-        self.n_asked += 1
-        if self.error is not None:
-            raise self.error
-        if symbol != "BTCUSDT":
-            raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
-        return self.answer
-
-    async def features(self, symbol: str, order_notional: float | None) -> SymbolFeatures:
-        self.n_asked += 1
-        self.order_notional = order_notional
-        if self.error is not None:
-            raise self.error
-        if symbol != "BTCUSDT":
-            raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
-        return self.known
-
-    async def readiness(self) -> Readiness:
-        reasons = [] if self.is_ready else ["BTCUSDT has no signal yet."]
-        return Readiness(
-            ready=self.is_ready,
-            reasons=reasons,
-            model_version="v1.0.2" if self.is_ready else None,
-            market_time=NOON + timedelta(seconds=12.5),
-            source=self.source,
-        )
-
-    async def feature_ages(self) -> dict[str, float]:
-        return self.ages
-
-    async def events(self, query: EventQuery) -> EventPage:
-        self.n_asked += 1
-        self.query = query
-        if self.error is not None:
-            raise self.error
-        return self.page
-
-    async def metrics(self) -> dict[str, list[Family]]:
-        return self.others
-
-    async def slow_queries(self) -> tuple[list[QueryCostEntry], dict[str, str]]:
-        return top_queries(self.profiles)
+from tests.fakes.face import NOON, FakeFace, error_of
 
 
 @pytest.fixture
-def face() -> FakeFace:
-    return FakeFace()
+def face(tmp_path: Path) -> FakeFace:
+    return FakeFace(tmp_path)
 
 
 @pytest.fixture
 async def client(face: FakeFace) -> AsyncIterator[httpx.AsyncClient]:
     # What the application lets through is an error here, as it would be in the server.
     transport = httpx.ASGITransport(build_http(face), raise_app_exceptions=True)
-    async with httpx.AsyncClient(transport=transport, base_url="http://levibot") as client:
+    headers = headers_with(face.operator)
+    async with httpx.AsyncClient(transport=transport, base_url="http://levibot", headers=headers) as client:
         yield client
-
-
-def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, str]:
-    """The error, which has the one shape and carries the id that the header carries."""
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json() == ErrorResponse(**answer.json()).model_dump()
-    error: dict[str, str] = answer.json()["error"]
-    assert error["code"] == code
-    assert error["trace_id"] == answer.headers["x-request-id"]
-    assert error["message"].endswith(".")
-    assert "Traceback" not in answer.text
-    return error
 
 
 async def ask(client: httpx.AsyncClient, symbol: str = "BTCUSDT", **headers: str) -> httpx.Response:
@@ -669,8 +549,10 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
         "/features/{symbol}",
         "/events",
         "/ops/slow-queries",
+        "/webhook/signal",
         "/livez",
         "/readyz",
+        "/healthz",
         "/metrics",
     }
     assert (await client.get("/docs")).status_code == 200

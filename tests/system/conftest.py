@@ -18,7 +18,9 @@ import httpx
 import psutil
 import pytest
 
+from levibot.access.run_key import FILE_NAME
 from levibot.launch.run_record import RUN_ID_VARIABLE, RunRecord, processes_of, read_record
+from levibot.serving.client import headers_with
 from levibot.settings import Settings
 from levibot.stores.embedded import endpoints
 
@@ -111,8 +113,14 @@ class LiveSystem:
             text=True,
         )
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request of this system's own operator carries."""
+        return headers_with((self.home / FILE_NAME).read_text())
+
     def predict(self, symbol: str = "BTCUSDT") -> httpx.Response:
-        return httpx.post(f"{self.url}/ai/predict", json={"symbol": symbol}, timeout=30.0)
+        body = {"symbol": symbol}
+        return httpx.post(f"{self.url}/ai/predict", json=body, headers=self.headers, timeout=30.0)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)

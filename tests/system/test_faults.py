@@ -55,7 +55,7 @@ def requests_running(system: LiveSystem) -> Iterator[Requests]:
     url = f"{system.url}/ai/predict"
 
     def ask() -> None:
-        with httpx.Client(timeout=30.0) as client:
+        with httpx.Client(timeout=30.0, headers=system.headers) as client:
             while not ended.wait(0.05):
                 try:
                     answer = client.post(url, json={"symbol": "BTCUSDT"})

@@ -78,7 +78,7 @@ def test_readyz_and_livez_say_what_is_served(system: LiveSystem) -> None:
 
 def test_docs_and_metrics_are_served(system: LiveSystem) -> None:
     system.predict()
-    metrics = httpx.get(f"{system.url}/metrics").text
+    metrics = httpx.get(f"{system.url}/metrics", headers=system.headers).text
 
     assert "source: simulated" in httpx.get(f"{system.url}/openapi.json").text
     assert httpx.get(f"{system.url}/docs").status_code == 200

@@ -17,6 +17,8 @@ OUTSIDE = {
     ("levibot_cache_hits", "counter", ("cache", "tier")),
     ("levibot_cache_misses", "counter", ("cache", "tier")),
     ("levibot_rate_limited", "counter", ("limiter",)),
+    ("levibot_dependency_up", "gauge", ("dependency",)),
+    ("levibot_webhooks", "counter", ("outcome",)),
     ("levibot_db_pool_connections", "gauge", ("database", "state")),
     ("levibot_db_pool_leaks", "counter", ("database",)),
     ("levibot_query_seconds", "counter", ("store", "query")),

@@ -1,0 +1,115 @@
+"""The outermost middlewares: what every answer has, and how long a caller is ready to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.errors import SECURITY_HEADERS, error_response, response_of, trace_id_of, unforeseen
+from levibot.errors import UsageError
+from levibot.resilience.deadline import deadline
+from levibot.telemetry.metrics import HTTP_REQUESTS, HTTP_SECONDS
+
+# The page of the documentation brings its own scripts along, one of them inside of it.
+DOCS = "/docs"
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+)
+TIMEOUT_HEADER = "x-request-timeout"
+SHORTEST_S, LONGEST_S = 0.01, 30.0
+
+
+class Edge:
+    """Middleware: the id and security headers of every answer, its metrics, the last catch of errors."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request = Request(scope)
+        trace_id = trace_id_of(request)
+        status = 0
+
+        async def completed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = trace_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith(DOCS):
+                    headers["content-security-policy"] = DOCS_POLICY
+            await send(message)
+
+        try:
+            await self._app(scope, receive, completed)
+        except Exception as exc:
+            if status:
+                raise  # half an answer is out already
+            await unforeseen(request, exc)(scope, receive, completed)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            HTTP_REQUESTS.labels(route, scope["method"], str(status)).inc()
+            HTTP_SECONDS.labels(route).observe(time.perf_counter() - started)
+
+
+class WithinTime:
+    """Middleware: what is done for a request ends when its caller stops waiting, down to the calls of stores.
+
+    The caller says so in seconds, in the header x-request-timeout; without it Serve's own limit holds.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = Request(scope).headers.get(TIMEOUT_HEADER) if scope["type"] == "http" else None
+        if given is None:
+            await self._app(scope, receive, send)
+            return
+        trace_id = trace_id_of(Request(scope))
+        try:
+            seconds = _seconds(given)
+        except UsageError as exc:
+            await response_of(exc, trace_id)(scope, receive, send)
+            return
+        has_begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                with deadline(seconds):
+                    await self._app(scope, receive, noted)
+        except TimeoutError:
+            if has_begun or not limit.expired():
+                raise
+            message = f"There was no answer within the {seconds:g} s that the caller waits."
+            late = error_response(408, "timeout", message, "Wait longer, or try again.", trace_id)
+            await late(scope, receive, send)
+
+
+def _seconds(text: str) -> float:
+    """Raises UsageError on what is no number of seconds within the limits."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not SHORTEST_S <= seconds <= LONGEST_S:
+        raise UsageError(
+            f"{TIMEOUT_HEADER} is {text[:40]!r}.", hint=f"Give seconds, {SHORTEST_S:g} to {LONGEST_S:g}."
+        )
+    return seconds
