@@ -50,7 +50,15 @@ class JsonSteps:
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
         started = time.monotonic()
-        yield lambda text: self._write({"step": title, "at": text})
+        said = ""
+
+        def at(text: str) -> None:
+            nonlocal said
+            if text != said:
+                self._write({"step": title, "at": text})
+            said = text
+
+        yield at
         self._write({"step": title, "seconds": round(time.monotonic() - started, 3)})
 
     def say(self, text: str, fields: Mapping[str, Any]) -> None:  # noqa: ARG002 - for people

@@ -66,7 +66,8 @@ class LiveSystem:
             self.lines.append(line)
             if line.get("ready"):
                 return line
-        raise AssertionError(f"up ended with {self.process.wait()}: {self.lines}")
+        steps = [line for line in self.lines if "at" not in line]
+        raise AssertionError(f"up ended with {self.process.wait()}: {steps}")
 
     def pid_of(self, name: str) -> int:
         """The process of an actor, a replica or a server, found among this run's own."""
