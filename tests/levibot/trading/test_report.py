@@ -25,7 +25,6 @@ from levibot.market.parquet import ParquetSource
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import DEFAULT_SYMBOLS, SourceName
 from levibot.stores.frozen_history import FrozenHistories
-from levibot.trading.costs import Costs
 from levibot.trading.performance import bought_once, rebalanced_daily
 from levibot.trading.report import Report, run_backtest
 from tests.trial_books import new_book
@@ -320,7 +319,6 @@ def test_holding_the_recorded_market_earned_what_is_known(tmp_path: Path) -> Non
         seed=0,
         trials=new_book(),
         histories=FrozenHistories(tmp_path, say=pytest.fail),
-        costs=Costs(),
         refit="never",
         training=replace(QUICK, every_bars=24),
     )
