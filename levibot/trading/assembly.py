@@ -39,7 +39,7 @@ class Assembly:
         return self.opinions.positions(self.allocation.of_rows(panel.closes_at, self.held[way]))
 
 
-def assemble(
+def assemble_ensemble(
     opinions: Opinions, panel: Panel, splits: Sequence[Split], tape: Tape, *, band: float, seed: int
 ) -> Assembly:
     """Trade every member alone, and let the weights follow.

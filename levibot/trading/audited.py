@@ -19,7 +19,7 @@ from levibot.learning.training import SIGNAL, TRAINING, TrainingParameters
 from levibot.learning.walk_forward import Refit, Split, walk_forward
 from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.market.bars import FloatArray, to_datetime, to_datetime64
-from levibot.trading.assembly import assemble
+from levibot.trading.assembly import assemble_ensemble
 from levibot.trading.audit import Audit, Decide, Pipeline, Say, audit
 from levibot.trading.backtest_market import load_panel
 from levibot.trading.conditions import CONDITIONS, Conditions
@@ -99,7 +99,7 @@ def ensemble_targets(
         if first >= last:
             raise DataError(f"There are no bars from {splits[0].test_start:%Y-%m-%d} on.")
         tape = Tape.of(panel, slice(first, last), conditions)
-        assembly = assemble(opinions, panel, splits, tape, band=signal.no_trade_band, seed=seed)
+        assembly = assemble_ensemble(opinions, panel, splits, tape, band=signal.no_trade_band, seed=seed)
         return assembly.positions(panel, "ensemble")
 
     return decide

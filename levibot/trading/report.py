@@ -33,7 +33,7 @@ from levibot.learning.walk_forward_opinions import Walk, walk_forward_opinions
 from levibot.market.bars import to_datetime, to_datetime64
 from levibot.stores.frozen_history import FrozenHistories
 from levibot.trading.allocation import Allocation
-from levibot.trading.assembly import Assembly, assemble
+from levibot.trading.assembly import Assembly, assemble_ensemble
 from levibot.trading.backtest_market import funding_told, load_panel
 from levibot.trading.comparisons import UNSELECTED, Comparisons, compare
 from levibot.trading.conditions import CONDITIONS, Conditions
@@ -214,7 +214,7 @@ def run_backtest(
                 progress=progress,
                 walk=walk,
             )
-            return assemble(opinions, panel, splits, tape, band=band, seed=seed)
+            return assemble_ensemble(opinions, panel, splits, tape, band=band, seed=seed)
 
         assembly = assembled(selection)
         unselected = None if selection is None else assembled(None)

@@ -40,7 +40,8 @@ SOURCES = {
 }
 # What turns positions into an account, and an account into a figure that one may be chosen by.
 SCORERS = {
-    *("simulate", "trade", "trade_alone", "sharpe", "sharpe_interval", "performance", "holding", "assemble"),
+    *("simulate", "trade", "trade_alone", "sharpe", "sharpe_interval", "performance", "holding"),
+    "assemble_ensemble",
     *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets", "rehearse"),
 }
 RECORDERS = {"record", "count_trials"}
