@@ -1,11 +1,13 @@
 """Backtest on a cluster: `ray job submit --working-dir . -- python -m tune.backtest …`, or with `python -m`.
 
 The options and the report are those of `levibot backtest`. Stretches and kinds of models are fitted beside
-each other wherever the cluster has room; the numbers are the same to the bit, on any number of nodes.
+each other wherever the cluster has room; the numbers are the same to the bit, on any number of nodes whose
+processors are alike.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -33,8 +35,11 @@ def walk_on_cluster(past: Past, pieces: Sequence[Piece], recipe: Recipe) -> Iter
     The history goes to the cluster once. In one that is frozen for a backtest nothing comes late, so what is
     known at its end says what was known before.
     """
+    # Ray gives a worker one thread for its products of matrices. By how many threads share one, its last bit
+    # may differ: workers take as many as this process would.
+    threads = {"env_vars": {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}}
     shared = ray.put(KnownPast(past.at(to_datetime(past.panel.closes_at[-1]))))
-    waiting = [say.remote(shared, piece, recipe) for piece in pieces]
+    waiting = [say.options(runtime_env=threads).remote(shared, piece, recipe) for piece in pieces]
     try:
         for piece in waiting:
             yield ray.get(piece)
