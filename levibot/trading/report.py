@@ -203,7 +203,7 @@ def run_backtest(
     band = signal.no_trade_band
     with stored_past(histories, panel, view, signal.horizons_bars) as past:
 
-        def assembled(chosen: Selection | None) -> Assembly:
+        def _assembled(chosen: Selection | None) -> Assembly:
             opinions = walk_forward_opinions(
                 past,
                 splits,
@@ -216,19 +216,19 @@ def run_backtest(
             )
             return assemble_ensemble(opinions, panel, splits, tape, band=band, seed=seed)
 
-        assembly = assembled(selection)
-        unselected = None if selection is None else assembled(None)
+        assembly = _assembled(selection)
+        unselected = None if selection is None else _assembled(None)
 
-    def performances(of: Assembly) -> dict[str, Performance]:
+    def _performances(of: Assembly) -> dict[str, Performance]:
         positions = {way: of.positions(panel, way) for way in of.held}
         positions |= {member: of.opinions.alone(member) for member in of.opinions.members}
         return {name: performance(tape, tape.ordered(said), band, seed) for name, said in positions.items()}
 
-    strategies = performances(assembly)
+    strategies = _performances(assembly)
     if unselected is not None:
         # Rules read the same features with and without.
         strategies |= {
-            name + UNSELECTED: of for name, of in performances(unselected).items() if name not in RULES
+            name + UNSELECTED: of for name, of in _performances(unselected).items() if name not in RULES
         }
     strategies |= {
         "equal_weight": performance(tape, rebalanced_daily(tape.test), 0.0, seed),
