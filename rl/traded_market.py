@@ -20,10 +20,10 @@ from levibot.market.bars import FloatArray, Panel, TimeArray, to_datetime, to_da
 from levibot.market.side_series import FUNDING_RATE
 from levibot.market.sources import Source, open_source
 from levibot.settings import Settings
-from levibot.trading.funding_payments import payments_on_bars
+from levibot.trading.backtest_market import load_panel
+from levibot.trading.funding import payments_on_bars
 from levibot.trading.liquidity import Liquidity, trailing_liquidity
 from levibot.trading.market_step import check_prices
-from levibot.trading.report import load_panel
 from rl.game import Game
 from rl.scaling import Float32Array, Scaling
 

@@ -17,6 +17,7 @@ def signals_of(
     """Of one row, (S,) each; NaN = no signal. The member is `trend`."""
     position = np.asarray(position, dtype=np.float64)
     probability = np.where(np.isnan(position), np.nan, 0.6) if probability_up is None else probability_up
-    opinions = Opinions(("trend",), np.sign(position)[None, :, None], np.abs(position)[None] / PARTS)
+    values = np.sign(position)[None, :, None]
+    opinions = Opinions(("trend",), values, np.abs(position)[None] / PARTS, np.full(values.shape, np.nan))
     expected = position / 10.0 if expected_return is None else expected_return
     return Signals(np.asarray(probability), np.asarray(expected), position, opinions, BAND)

@@ -63,21 +63,23 @@ def votes_of(
         Vote(train_start, fit_at, horizon_bars, fold)
         for train_start, fit_at in windows
         for horizon_bars in signal.horizons_bars
-        for fold in range(parameters.n_folds)
+        for fold in range(parameters.n_splits)
     ]
 
 
 def cast_vote(known: Knowledge, vote: Vote, parameters: SelectionParameters, seed: int) -> Ballot:
     """The ballot of one vote: it sees what was known when its window ended, and nothing later."""
-    folds = fold_rows(
+    (rows,) = fold_rows(
         known.until(vote.fit_at),
         vote.train_start,
         (vote.horizon_bars,),
         n_folds=parameters.n_folds,
         every_bars=parameters.every_bars,
         max_rows=parameters.max_rows,
+        n_judged=parameters.n_judged,
+        only=vote.fold,
     )
-    return cast_ballot(folds[vote.fold], parameters, seed)
+    return cast_ballot(rows, parameters, seed)
 
 
 # Half a core: on a machine of one core it must fit beside the replicas, or it would wait for ever.
@@ -119,7 +121,7 @@ def selection_of(
     seed: int,
 ) -> Selection:
     """Count the ballots of `votes_of`, window by window."""
-    n_ballots = len(signal.horizons_bars) * parameters.n_folds
+    n_ballots = len(signal.horizons_bars) * parameters.n_splits
     elected = []
     for train_start, fit_at in windows:
         result = elect(
@@ -165,6 +167,10 @@ def main(
     refit: Annotated[str, typer.Option(help="of the backtest: monthly, quarterly, yearly or never")] = (
         "quarterly"
     ),
+    folds: Annotated[int, typer.Option(min=2, help="of each training window")] = 4,
+    judged: Annotated[
+        int, typer.Option(min=1, help="folds that judge at a time; 2 or more: every combination of them")
+    ] = 1,
     cluster: Annotated[bool, typer.Option(help="vote on the cluster, not in this process")] = True,
 ) -> None:
     """Elect the features that models are trained on, inside each training window only."""
@@ -173,9 +179,13 @@ def main(
         configure_logging(settings.log_level, "select")
         if mode not in ("vote", "union"):
             raise UsageError(f"The mode is {mode!r}: it must be vote or union.")
+        if judged >= folds:
+            raise UsageError(f"{judged} of {folds} folds cannot judge: one at least must teach.")
         if (test_start is None) != (test_end is None):
             raise UsageError("The windows of a backtest take --test-start and --test-end.")
-        parameters = SelectionParameters(mode=cast("Mode", mode), n_features=features)
+        parameters = SelectionParameters(
+            mode=cast("Mode", mode), n_features=features, n_folds=folds, n_judged=judged
+        )
         chosen_from = view_named(view)
         if test_start is not None and test_end is not None:
             panel, windows = _of_backtest(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from levibot.errors import DataError
 from levibot.market.bars import BoolArray, FloatArray
@@ -58,6 +60,53 @@ def fit_platt(score: FloatArray, happened: BoolArray) -> Platt:
     return Platt(slope, float(beta[1])) if slope > 0.0 else base
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Reliability:
+    """What was said against what happened, in bins of equally many predictions, the lowest first.
+
+    said, happened: (B,) mean probability and share that happened. count: (B,) predictions. error: expected
+    calibration error, see `calibration_error`. gain: log loss saved over always saying the share that
+    happened in all, in nats a prediction; above 0 where the probabilities tell something.
+    """
+
+    said: FloatArray
+    happened: FloatArray
+    count: FloatArray
+    error: float
+    gain: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "error": self.error,
+            "gain": self.gain,
+            "predictions": int(self.count.sum()),
+            "bins": [
+                {"said": said, "happened": happened, "predictions": int(count)}
+                for said, happened, count in zip(
+                    self.said.tolist(), self.happened.tolist(), self.count.tolist(), strict=True
+                )
+            ],
+        }
+
+
+def reliability(probability: FloatArray, happened: BoolArray) -> Reliability:
+    """Ten bins of what was said. Arguments and errors as of `calibration_error`."""
+    of_row = _bins(probability, happened)
+    count = np.bincount(of_row).astype(np.float64)
+    there = count > 0.0
+    sums = [np.bincount(of_row, values) for values in (probability, happened.astype(np.float64))]
+    said, came = (total[there] / count[there] for total in sums)
+    rate = np.full(len(happened), float(np.mean(happened)))
+    gain = log_loss(rate, happened) - log_loss(probability, happened)
+    return Reliability(said, came, count[there], calibration_error(probability, happened), gain)
+
+
+def log_loss(probability: FloatArray, happened: BoolArray) -> float:
+    """Mean of minus the logarithm of what was said of the outcome, in nats. (N,) each."""
+    inside = np.clip(probability, 1e-12, 1.0 - 1e-12)
+    return float(-np.mean(np.where(happened, np.log(inside), np.log1p(-inside))))
+
+
 def calibration_error(probability: FloatArray, happened: BoolArray) -> float:
     """Expected calibration error: how far the probabilities that were said lie from what happened.
 
@@ -67,9 +116,13 @@ def calibration_error(probability: FloatArray, happened: BoolArray) -> float:
     one half give about 0.4 / sqrt(N / 10). probability: (N,) finite, of predictions that the calibration was
     not fitted on. happened: (N,). Raises DataError without predictions or with another number of outcomes.
     """
+    of_row = _bins(probability, happened)
+    gaps = np.abs(np.bincount(of_row, probability) - np.bincount(of_row, happened.astype(np.float64)))
+    return float(gaps.sum() / len(probability))
+
+
+def _bins(probability: FloatArray, happened: BoolArray) -> npt.NDArray[np.intp]:
     if len(probability) == 0 or len(probability) != len(happened):
         raise DataError(f"{len(probability)} probabilities need as many outcomes, and at least one.")
     edges = np.unique(np.quantile(probability, np.arange(1, _BINS) / _BINS))
-    of_row = np.searchsorted(edges, probability, side="left")
-    gaps = np.abs(np.bincount(of_row, probability) - np.bincount(of_row, happened.astype(np.float64)))
-    return float(gaps.sum() / len(probability))
+    return np.searchsorted(edges, probability, side="left")

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
+import numpy.typing as npt
 
 from levibot.errors import DataError
 from levibot.market.bars import FloatArray, Panel, TimeArray
 
 CLIP = 3.0
+RowArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +20,21 @@ class Labels:
     """Labels of every row and symbol for one horizon.
 
     values: (T, S), NaN where the future is unknown or a price is missing. available_at: (T,) the instant from
-    which a row's labels may be used; NaT where that bar does not exist yet.
+    which a row's labels may be used; NaT where that bar does not exist yet. last_row: (T, S) of the last bar
+    that each label reads, where it is not that of the horizon.
     """
 
     horizon_bars: int
     values: FloatArray
     available_at: TimeArray
+    last_row: RowArray | None = None
+
+    def ends(self) -> RowArray:
+        """(T, S) the row of the last bar that each label reads."""
+        if self.last_row is not None:
+            return self.last_row
+        rows = np.arange(len(self.values), dtype=np.int64) + 1 + self.horizon_bars
+        return np.broadcast_to(rows[:, None], self.values.shape)
 
 
 def forward_returns(panel: Panel, vol_slow: FloatArray, horizon_bars: int) -> Labels:

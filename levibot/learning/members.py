@@ -12,7 +12,8 @@ are the signal of three parts: each rule is one part, the learned members share 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from levibot.errors import DataError
 from levibot.market.bars import BoolArray, FloatArray
 
 RULES = ("trend", "strength")
+# What may be held. long-short: what the score says. long-flat: no shorts. long-only: always in the market,
+# the whole equity in what is long, in equal parts where nothing is.
+Sides = Literal["long-short", "long-flat", "long-only"]
 # The scale that makes the prior weights the sum of trend, strength and one learned opinion.
 PARTS = 3.0
 
@@ -69,25 +73,55 @@ class Opinions:
     """What each member says of every row and symbol.
 
     values: (T, S, M) in [-1, 1], NaN where there is no signal. unit: (T, S) the position, a fraction of
-    equity, of a score of 1: what the volatility target leaves of a symbol's share.
+    equity, of a score of 1: what the volatility target leaves of a symbol's share. probability_up: (T, S, M)
+    calibrated, that the price is higher after the longest horizon; NaN for rules, which state none.
     """
 
     members: tuple[str, ...]
     values: FloatArray
     unit: FloatArray
+    probability_up: FloatArray
+    sides: Sides = "long-short"
 
     def positions(self, weights: FloatArray) -> FloatArray:
         """(T, S) of the ensemble under weights (M,), or (T, M) of each row; NaN where there is no signal."""
         by_row = weights[:, None, :] if weights.ndim == 2 else weights
-        return _within_equity(combined(self.values, by_row) * self.unit)
+        return _within_equity(on_sides(combined(self.values, by_row) * self.unit, self.sides))
 
     def row(self, t: int) -> Opinions:
-        """The opinions of one row: (1, S, M) and (1, S)."""
-        return Opinions(self.members, self.values[t][None], self.unit[t][None])
+        """The opinions of one row, which may be counted from the end: (1, S, M) and (1, S)."""
+        return self.rows(slice(t, t + 1 or None))
 
     def alone(self, member: str) -> FloatArray:
         """(T, S) of one member that has the account to itself."""
-        return _within_equity(self.values[..., self.members.index(member)] * self.unit)
+        said = self.values[..., self.members.index(member)]
+        return _within_equity(on_sides(said * self.unit, self.sides))
+
+    def rows(self, rows: slice) -> Opinions:
+        """A cut of the time axis."""
+        return replace(
+            self,
+            values=self.values[rows],
+            unit=self.unit[rows],
+            probability_up=self.probability_up[rows],
+        )
+
+
+def on_sides(positions: FloatArray, sides: Sides) -> FloatArray:
+    """Positions (T, S) as far as they may be held; NaN stays NaN. Raises DataError on other sides."""
+    if sides not in get_args(Sides):
+        raise DataError(f"sides is {sides!r}: it must be one of {', '.join(get_args(Sides))}.")
+    if sides == "long-short":
+        return positions
+    # NaN stays NaN in a maximum.
+    long: FloatArray = np.maximum(positions, 0.0)
+    if sides == "long-flat":
+        return long
+    there = np.isfinite(long)
+    total = np.nansum(long, axis=1, keepdims=True)
+    equal = 1.0 / np.maximum(there.sum(axis=1, keepdims=True), 1)
+    shares = np.divide(long, total, out=np.broadcast_to(equal, long.shape).copy(), where=total > 0.0)
+    return np.where(there, shares, np.nan)
 
 
 def _within_equity(positions: FloatArray) -> FloatArray:

@@ -103,6 +103,30 @@ class ComputedPast:
         return self._features[rows]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownPast:
+    """The past as what is known at its end gives it: of a history in which nothing came late.
+
+    Plain data, which goes to other processes as it is. A frozen history of a backtest is such a past: a
+    feature is known at the close of its bar, a label when its reach is over.
+    """
+
+    whole: Knowledge
+
+    @property
+    def panel(self) -> Panel:
+        """See `Past`."""
+        return self.whole.panel
+
+    def at(self, as_of: datetime) -> Knowledge:
+        """See `Past`."""
+        return self.whole.until(as_of)
+
+    def at_closes(self, rows: slice) -> FloatArray:
+        """See `Past`."""
+        return self.whole.features[rows]
+
+
 def columns_of(features: FloatArray, there: Sequence[str], names: Sequence[str]) -> FloatArray:
     """(…, F') of features (…, F) named `there`, in the order of `names`.
 

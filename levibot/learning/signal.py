@@ -25,7 +25,7 @@ import numpy as np
 from levibot.errors import DataError, RegistryError
 from levibot.learning.labels import bars_per_year
 from levibot.learning.learned import Learned
-from levibot.learning.members import RULES, Opinions, prior_weights
+from levibot.learning.members import RULES, Opinions, Sides, prior_weights
 from levibot.learning.models.sequence import Samples
 from levibot.market.bars import FloatArray
 
@@ -46,6 +46,7 @@ class SignalParameters:
     target_volatility: float = 0.30
     short_share: float = 0.5
     no_trade_band: float = 0.012
+    sides: Sides = "long-short"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -182,10 +183,13 @@ class SignalModel:
         halved = [np.where(opinion > 0.0, opinion, short_share * opinion) for opinion in learned]
         values = np.stack([np.maximum(trend, 0.0), strength, *halved], axis=2)
         size = np.minimum(1.0, self.parameters.target_volatility / volatility) / n_symbols
+        unstated = np.full_like(trend, np.nan)
         said = Opinions(
             members=(*RULES, *by_kind),
             values=np.where(has_signal[:, :, None], values, np.nan),
             unit=np.where(has_signal, size, np.nan),
+            probability_up=np.stack([*([unstated] * len(RULES)), *probabilities], axis=2),
+            sides=self.parameters.sides,
         )
         years = longest / bars_per_year(self.interval)
         expected_return = np.mean(returns, axis=0) * slow_volatility * np.sqrt(years)

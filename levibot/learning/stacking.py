@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from levibot.errors import DataError, RegistryError
-from levibot.learning.calibration import Platt, calibration_error
+from levibot.errors import DataError
+from levibot.learning.calibration import Platt, calibration_error, log_loss
 from levibot.market.bars import BoolArray, FloatArray
 
 MIN_ROWS = 200
@@ -61,22 +61,6 @@ class Stacking:
             "gain": None if np.isnan(self.gain) else self.gain,
         }
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The same meta-learner again. Raises RegistryError on anything else."""
-        try:
-            members = tuple(str(member) for member in values["members"])
-            coefficients = np.asarray(values["coefficients"], dtype=np.float64)
-            intercept, rows = float(values["intercept"]), int(values["rows"])
-            error, gain = (
-                float("nan") if values[name] is None else float(values[name]) for name in ("error", "gain")
-            )
-        except (KeyError, TypeError, ValueError) as exc:
-            raise RegistryError(f"These are not the numbers of a meta-learner: {exc!r}.") from exc
-        if coefficients.shape != (len(members),) or not np.isfinite([*coefficients, intercept]).all():
-            raise RegistryError(f"{coefficients.shape} coefficients must be {len(members)} finite numbers.")
-        return cls(members, coefficients, intercept, rows, error, gain)
-
 
 def fit_stacking(
     members: Sequence[str],
@@ -110,7 +94,7 @@ def fit_stacking(
             base.append(np.full(int(judge.sum()), _rate(happened[teach])))
         outcome, probability = np.concatenate(judged), np.concatenate(expected)
         error = calibration_error(probability, outcome)
-        gain = _log_loss(np.concatenate(base), outcome) - _log_loss(probability, outcome)
+        gain = log_loss(np.concatenate(base), outcome) - log_loss(probability, outcome)
     return Stacking(tuple(members), beta[:-1], float(beta[-1]), len(happened), error, gain)
 
 
@@ -154,8 +138,3 @@ def _newton(design: FloatArray, happened: BoolArray, ridge: float) -> FloatArray
 def _rate(happened: BoolArray) -> float:
     """Laplace's: never 0 or 1."""
     return (float(happened.sum()) + 1.0) / (len(happened) + 2.0)
-
-
-def _log_loss(probability: FloatArray, happened: BoolArray) -> float:
-    inside = np.clip(probability, 1e-12, 1.0 - 1e-12)
-    return float(-np.mean(np.where(happened, np.log(inside), np.log1p(-inside))))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from math import ceil
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
 from levibot.errors import DataError
 from levibot.features.inputs import SLOW_MIN_BARS
-from levibot.learning.labels import Labels
+from levibot.learning.barriers import triple_barriers, uniqueness
+from levibot.learning.labels import Labels, RowArray
 from levibot.learning.learned import learn
 from levibot.learning.models.kinds import ModelParameters
 from levibot.learning.models.lesson import FEWEST_ROWS, Lesson
@@ -22,7 +23,8 @@ from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.models.linear import LinearParameters
 from levibot.learning.models.lstm import LSTMParameters
 from levibot.learning.models.model import Kind
-from levibot.learning.models.sequence import Samples, Sequence
+from levibot.learning.models.sequence import Samples
+from levibot.learning.models.sequence import Sequence as RowSequence
 from levibot.learning.models.xgboost import XGBoostParameters
 from levibot.learning.past import Knowledge
 from levibot.learning.signal import SignalModel, SignalParameters
@@ -31,6 +33,11 @@ from levibot.market.bars import FIELDS, FloatArray, Panel
 
 # (steps done, steps in all, what was done)
 Progress = Callable[[int, int, str], None]
+
+# What is taught: the return over the horizon, or at the first of three barriers.
+Target = Literal["forward_return", "triple_barrier"]
+# What a row counts in a fit: one like the other, or by how much of its label no other label reads.
+Weighting = Literal["equal", "uniqueness"]
 
 # A fold leaves about half of them, in the worst case.
 MIN_ROWS = 2 * FEWEST_ROWS
@@ -44,6 +51,8 @@ class TrainingParameters:
     n_models: regressors a kind and horizon, each with its own seed and its own phase of those rows. n_folds:
     purged folds whose predictions give the usual size and the calibration. embargo_bars: kept between the
     reach of a label and whatever must not see it. What takes longer has its own every_bars and n_folds.
+    barrier_deviations: how far the barriers of `triple_barrier` are away. Raises DataError on another target
+    or weighting.
     """
 
     booster: LightGBMParameters = field(default_factory=LightGBMParameters)
@@ -58,6 +67,14 @@ class TrainingParameters:
     xgboost_folds: int = 2
     lstm_every_bars: int = 8
     lstm_folds: int = 2
+    target: Target = "forward_return"
+    barrier_deviations: float = 1.0
+    weighting: Weighting = "equal"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("target", self.target, Target), ("weighting", self.weighting, Weighting)):
+            if value not in get_args(known):
+                raise DataError(f"{name} is {value!r}: it must be one of {', '.join(get_args(known))}.")
 
     def of(self, kind: Kind) -> tuple[ModelParameters, TrainingParameters]:
         """The parameters of a kind's models, and of its training."""
@@ -102,12 +119,15 @@ def train(
     train_start: datetime,
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
+    kinds: Sequence[Kind] | None = None,
     progress: Progress | None = None,
 ) -> SignalModel:
     """Fit a signal model on what is known.
 
-    Rows before train_start only warmed the features up. Labels that reach beyond `known.as_of` less the
-    embargo are not read. The same knowledge, window, seed and parameters give the same model.
+    kinds: those of `training.kinds` that are fitted here, all where left out; a kind's models do not depend
+    on which others are. Rows before train_start only warmed the features up. Labels that reach beyond
+    `known.as_of` less the embargo are not read. The same knowledge, window, seed and parameters give the
+    same model.
     Raises DataError when too few rows can teach, and says how many bars are needed.
     """
     panel, train_end = known.panel, known.as_of
@@ -119,13 +139,15 @@ def train(
         )
     embargo = training.embargo_bars * panel.interval
     fits = [
-        (kind, bars) for kind in training.kinds for bars in training.lessons_of(kind, signal.horizons_bars)
+        (kind, bars)
+        for kind in (training.kinds if kinds is None else kinds)
+        for bars in training.lessons_of(kind, signal.horizons_bars)
     ]
     n_fits = sum(training.n_models + training.of(kind)[1].n_folds for kind, _ in fits)
     steps = _Steps(n_fits, progress)
     learned = []
     for kind, horizons_bars in fits:
-        labels = [known.labels_of(bars) for bars in horizons_bars]
+        labels = [labels_for(known, bars, training) for bars in horizons_bars]
         # The label that is known last decides for all that are learned together.
         available_at = max(labels, key=lambda label: label.horizon_bars).available_at
         usable = usable_rows(panel.ts, available_at, start=train_start, fit_at=train_end, embargo=embargo)
@@ -166,6 +188,15 @@ def train(
     )
 
 
+def labels_for(known: Knowledge, horizon_bars: int, training: TrainingParameters) -> Labels:
+    """What the training's target was for each row, as far as it was known. Raises DataError without it."""
+    if training.target == "forward_return":
+        return known.labels_of(horizon_bars)
+    vol_slow = known.features[:, :, known.feature_names.index("vol_slow")]
+    # Of the finished bars alone: what they have not decided is not known.
+    return triple_barriers(known.panel, vol_slow, horizon_bars, deviations=training.barrier_deviations)
+
+
 def needed_bars(
     n_symbols: int, signal: SignalParameters = SIGNAL, training: TrainingParameters = TRAINING
 ) -> int:
@@ -177,7 +208,7 @@ def needed_bars(
 
 def window_bars(signal: SignalParameters = SIGNAL, training: TrainingParameters = TRAINING) -> int:
     """Rows of features that a model of these parameters reads for one answer."""
-    net = Sequence(training.lstm.steps, training.lstm.every_bars)
+    net = RowSequence(training.lstm.steps, training.lstm.every_bars)
     return signal.window_bars + (net.reach_bars if "lstm" in training.kinds else 0)
 
 
@@ -225,8 +256,20 @@ def _lessons(
     for k in range(training.n_models):
         mine = usable & (phase == k % training.every_bars)
         rows, columns = np.nonzero(has_signal & mine[:, None])
-        lessons.append(Lesson(Samples(features, rows, columns), values[rows, columns], reach_bars))
+        weights = None if training.weighting == "equal" else _weights(labels, rows, columns)
+        lessons.append(Lesson(Samples(features, rows, columns), values[rows, columns], reach_bars, weights))
     return lessons
+
+
+def _weights(labels: list[Labels], rows: RowArray, columns: RowArray) -> FloatArray:
+    """(N,) with a mean of 1: the uniqueness of each point's labels among those of its symbol."""
+    found = np.zeros(len(rows))
+    for column in np.unique(columns):
+        mine = columns == column
+        for label in labels:
+            found[mine] += uniqueness(rows[mine] + 1, label.ends()[rows[mine], column])
+    weights: FloatArray = found / found.mean()
+    return weights
 
 
 def _microseconds(interval: timedelta) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
-from levibot.errors import DataError, RegistryError
+from levibot.errors import DataError
 from levibot.learning.members import checked_weights
-from levibot.market.bars import FloatArray
+from levibot.market.bars import FloatArray, TimeArray, to_datetime64
 
 # Fewer days than this say nothing of a member.
 MIN_DAYS = 90
@@ -39,16 +41,6 @@ class Voting:
             "share": self.share,
             "days": self.days,
         }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The same weights again. Raises RegistryError on anything else."""
-        try:
-            members = tuple(str(member) for member in values["members"])
-            weights, optimal = (checked_weights(values[n], len(members)) for n in ("weights", "optimal"))
-            return cls(members, weights, optimal, float(values["share"]), int(values["days"]))
-        except (KeyError, TypeError, ValueError, DataError) as exc:
-            raise RegistryError(f"These are not the weights of a vote: {exc!r}.") from exc
 
 
 def sharpe_weights(members: Sequence[str], returns: FloatArray, prior: FloatArray) -> Voting:
@@ -90,6 +82,28 @@ def sharpe_weights(members: Sequence[str], returns: FloatArray, prior: FloatArra
     optimal[judged] = best * prior[judged].sum()
     weights[judged] = (share * best + (1.0 - share) * held) * prior[judged].sum()
     return Voting(tuple(members), weights / weights.sum(), optimal / optimal.sum(), share, len(rows))
+
+
+def votes_over(
+    members: Sequence[str],
+    day: TimeArray,
+    returns: FloatArray,
+    fits: Sequence[datetime],
+    prior: FloatArray,
+) -> tuple[FloatArray, tuple[Voting, ...]]:
+    """Weights (D, M) that are voted anew at every fit, on the days that were over by then; and the votes.
+
+    day: (D,) datetime64[D], none missing. returns: (D, M) net, of each member alone. The prior is held until
+    there are days enough. Raises DataError as `sharpe_weights`.
+    """
+    held = np.tile(checked_weights(prior, len(members)), (len(day), 1))
+    votes = []
+    edges = [*(to_datetime64(at).astype("datetime64[D]") for at in fits), day[-1] + np.timedelta64(1, "D")]
+    for begin, end in pairwise(edges):
+        vote = sharpe_weights(members, returns[day < begin], prior)
+        held[(day >= begin) & (day < end)] = vote.weights
+        votes.append(vote)
+    return held, tuple(votes)
 
 
 def _tells(returns: FloatArray) -> bool:

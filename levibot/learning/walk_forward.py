@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Literal
 
 import numpy as np
@@ -36,6 +36,12 @@ class Split:
     train_start: datetime
     test_start: datetime
     test_end: datetime
+
+    def __str__(self) -> str:
+        return (
+            f"trained {self.train_start:%Y-%m-%d} to {last_day_before(self.fit_at):%Y-%m-%d}, "
+            f"traded {self.test_start:%Y-%m-%d} to {self.last_day:%Y-%m-%d}"
+        )
 
     @property
     def fit_at(self) -> datetime:
@@ -92,24 +98,35 @@ def usable_rows(
 
 
 def purged_folds(
-    ts: TimeArray, available_at: TimeArray, usable: BoolArray, *, n_folds: int, embargo: timedelta
+    ts: TimeArray,
+    available_at: TimeArray,
+    usable: BoolArray,
+    *,
+    n_folds: int,
+    embargo: timedelta,
+    n_judged: int = 1,
 ) -> tuple[tuple[BoolArray, BoolArray], ...]:
-    """Cut the usable rows into consecutive blocks: (teach, judge) masks (T,), one pair a block.
+    """Cut the usable rows into consecutive blocks: (teach, judge) masks (T,), one pair a set of blocks.
 
-    A row teaches when its label's reach, from its opening to `available_at`, keeps the embargo from the
-    reach of every row of the judged block, on both sides. Raises DataError with fewer than two folds or too
-    few rows.
+    n_judged: how many blocks judge at a time. 1: every block once. 2 or more: every combination of so many
+    blocks once, so that each block is judged by models of several pasts and futures (combinatorial purged
+    cross-validation, López de Prado 2018, ch. 12). A row teaches when its label's reach, from its opening to
+    `available_at`, keeps the embargo from the reach of every row of each judged block, on both sides. Raises
+    DataError with fewer than two folds, too few rows, or nothing left to teach.
     """
     rows = np.flatnonzero(usable)
-    if n_folds < 2 or len(rows) < n_folds:
-        raise DataError(f"{len(rows)} rows cannot be cut into {n_folds} folds.")
+    if n_folds < 2 or len(rows) < n_folds or not 1 <= n_judged < n_folds:
+        raise DataError(f"{len(rows)} rows cannot be cut into {n_folds} folds of which {n_judged} judge.")
     gap = np.timedelta64(embargo)
+    blocks = np.array_split(rows, n_folds)
     folds = []
-    for block in np.array_split(rows, n_folds):
+    for judging in combinations(blocks, n_judged):
         judge = np.zeros(len(ts), dtype=np.bool_)
-        judge[block] = True
-        first, last = ts[block[0]], available_at[block].max()
-        teach = usable & ~judge & ((available_at + gap <= first) | (ts >= last + gap))
+        judge[np.concatenate(judging)] = True
+        teach = usable & ~judge
+        for block in judging:
+            first, last = ts[block[0]], available_at[block].max()
+            teach &= (available_at + gap <= first) | (ts >= last + gap)
         folds.append((teach, judge))
     return tuple(folds)
 

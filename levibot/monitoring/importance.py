@@ -10,6 +10,8 @@ from scipy.stats import spearmanr
 
 from levibot.errors import DataError
 from levibot.learning.models.lightgbm import LightGBMModel
+from levibot.learning.models.linear import LinearModel
+from levibot.learning.models.xgboost import XGBoostModel
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray
 
@@ -29,21 +31,26 @@ class RankChange:
 def importance_of(model: SignalModel, features: FloatArray) -> dict[str, float]:
     """Share of each feature in what moves the predictions: mean |SHAP value|, all shares add up to 1.
 
-    features: (N, F) in the order of `model.feature_names`, NaN allowed. Exact SHAP values of trees (Lundberg
-    et al. 2020) as LightGBM computes them for its own members, over the horizons in units of their usual
-    size; members of other kinds are not asked. All 0 where none has a split. Raises DataError without rows or
-    on another shape.
+    features: (N, F) in the order of `model.feature_names`, NaN allowed. Exact SHAP values: of trees (Lundberg
+    et al. 2020) as LightGBM and XGBoost compute them, of linear members in closed form; over the horizons in
+    units of their usual size, and every kind counts the same. An LSTM is not asked: it reads sequences, not a
+    row. All 0 where none listens to anything. Raises DataError without rows or on another shape.
     """
     n_features = len(model.feature_names)
     if features.ndim != 2 or features.shape[1] != n_features or not len(features):
         raise DataError(
             f"Importance is measured on rows of {n_features} features, not on the shape {features.shape}."
         )
-    total = np.zeros(n_features)
+    by_kind: dict[str, FloatArray] = {}
     for member in model.learned:
         for regressor in member.models:
-            if isinstance(regressor, LightGBMModel):
-                total += regressor.mean_abs_shap(features) / member.horizons[0].usual_size
+            if isinstance(regressor, LightGBMModel | XGBoostModel | LinearModel):
+                size = regressor.mean_abs_shap(features) / member.horizons[0].usual_size
+                by_kind[member.kind] = by_kind.get(member.kind, np.zeros(n_features)) + size
+    total = np.zeros(n_features)
+    for of_kind in by_kind.values():
+        whole = of_kind.sum()
+        total += of_kind / whole if whole > 0.0 else of_kind
     whole = total.sum()
     shares = total / whole if whole > 0.0 else total
     return dict(zip(model.feature_names, shares.tolist(), strict=True))

@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from levibot.errors import DataError
-from levibot.market.bars import FloatArray, Panel
-from levibot.trading.backtest import simulate
+from levibot.market.bars import FloatArray
 from levibot.trading.costs import Costs
-from levibot.trading.liquidity import trailing_liquidity
-from levibot.trading.metrics import daily_returns, sharpe
+from levibot.trading.metrics import sharpe
+from levibot.trading.tape import Tape
 
 # Y = 1 in the square-root law: what it is measured at across markets (Toth et al. 2011).
 USUAL_IMPACT_BPS = 10.0
@@ -19,27 +17,20 @@ LEAST_NOTIONAL, MOST_NOTIONAL = 1e3, 1e12
 _WITHIN = 1.02
 
 
-def capacity(test: Panel, ordered: FloatArray, costs: Costs, band: float) -> float:
+def capacity(tape: Tape, ordered: FloatArray, band: float) -> float:
     """The start equity, in quote currency, at which impact has halved the net Sharpe ratio.
 
-    ordered: (T, S) fractions of equity on the bar that each fills on. costs: their impact, or the usual one
-    where they have none. Found within 2 %, between 1e3 and 1e12: an account beyond is given as the bound.
-    NaN where the strategy earns nothing without impact, or the market shows no volume or no moves.
+    ordered: (T, S) fractions of equity on the bar that each fills on. The costs' own impact is charged, or
+    the usual one where they have none. Found within 2 %, between 1e3 and 1e12: an account beyond is given as
+    the bound. NaN where the strategy earns nothing without impact, or the market shows no volume or no moves.
     """
-    charged = replace(costs, impact_bps=costs.impact_bps or USUAL_IMPACT_BPS)
-    try:
-        liquidity = trailing_liquidity(test)
-    except DataError:
+    if tape.liquidity is None:
         return math.nan
+    costs = tape.conditions.costs
+    charged = replace(costs, impact_bps=costs.impact_bps or USUAL_IMPACT_BPS)
 
     def ratio(paid: Costs, equity: float) -> float:
-        account = simulate(
-            *(ordered, test.open, test.close, paid),
-            no_trade_band=band,
-            liquidity=liquidity,
-            start_equity=equity,
-        )
-        return sharpe(daily_returns(test.closes_at, account.equity, account.start_equity))
+        return sharpe(tape.daily_returns(tape.trade(ordered, band, costs=paid, capital=equity)))
 
     whole = ratio(replace(costs, impact_bps=0.0), MOST_NOTIONAL)
     if not whole > 0.0:

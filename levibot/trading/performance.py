@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from levibot.market.bars import BoolArray, FloatArray, Panel
-from levibot.trading.backtest import BacktestResult, simulate
+from levibot.trading.backtest import BacktestResult
 from levibot.trading.capacity import capacity
 from levibot.trading.costs import NO_COSTS, Costs
 from levibot.trading.metrics import (
     annual_return,
-    daily_returns,
     days_of,
     max_drawdown,
     sharpe,
@@ -23,6 +22,7 @@ from levibot.trading.metrics import (
     turnover_per_day,
 )
 from levibot.trading.slices import Slice, by_year
+from levibot.trading.tape import Tape
 
 COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 
@@ -31,7 +31,8 @@ COST_CURVE_BPS = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 class Performance:
     """One strategy over the test period. Ratios are NaN where they are not defined.
 
-    sharpe_net, sharpe_gross: annualised from daily returns, with and without costs. sharpe_ci95: stationary
+    sharpe_net, sharpe_gross: annualised from daily returns, with and without what trading costs; funding,
+    where it is paid, is in both. sharpe_ci95: stationary
     bootstrap of sharpe_net. max_drawdown: <= 0. turnover_per_day: traded value over equity. annual_return:
     compound, net. daily_returns: (D,) net, one a UTC day. sortino: of them. years: of them by calendar year.
     cost_curve: costs in bps a side and the net Sharpe ratio under them. capacity: see there; NaN for an
@@ -84,66 +85,59 @@ def rebalanced_daily(panel: Panel) -> FloatArray:
     return np.where(first[:, None] & there, share, orders)
 
 
-def ratio_at(test: Panel, ordered: FloatArray, costs: Costs, band: float) -> float:
-    """The net Sharpe ratio alone, under other costs."""
-    return sharpe(_returns(test, _account(test, ordered, costs, band)))
-
-
-def _account(test: Panel, ordered: FloatArray, costs: Costs, band: float) -> BacktestResult:
-    return simulate(ordered, test.open, test.close, costs, no_trade_band=band)
-
-
-def _returns(test: Panel, result: BacktestResult) -> FloatArray:
-    return daily_returns(test.closes_at, result.equity, result.start_equity)
-
-
-def performance(test: Panel, ordered: FloatArray, costs: Costs, band: float, seed: int) -> Performance:
+def performance(tape: Tape, ordered: FloatArray, band: float, seed: int) -> Performance:
     """The figures of one account. ordered: (T, S) fractions of equity on the bar that each fills on."""
-    net = _account(test, ordered, costs, band)
-    gross = _account(test, ordered, NO_COSTS, band)
-    levels = net.equity / net.start_equity
-    curve = tuple((bps, ratio_at(test, ordered, costs.with_total(bps), band)) for bps in COST_CURVE_BPS)
+    net, gross = (tape.trade(ordered, band, costs=paid) for paid in (None, NO_COSTS))
+    costs = tape.conditions.costs
+
+    def ratio(bps: float) -> float:
+        return sharpe(tape.daily_returns(tape.trade(ordered, band, costs=costs.with_total(bps))))
+
     return _rated(
-        *(test, _returns(test, net), _returns(test, gross), levels, net.turnover, seed),
-        curve=curve,
-        capacity=capacity(test, ordered, costs, band),
+        tape.test,
+        *(
+            tape.daily_returns(net),
+            tape.daily_returns(gross),
+            net.equity / net.start_equity,
+            net.turnover,
+            seed,
+        ),
+        curve=tuple((bps, ratio(bps)) for bps in COST_CURVE_BPS),
+        capacity=capacity(tape, ordered, band),
     )
 
 
-def holding(test: Panel, costs: Costs, seed: int) -> Performance:
+def holding(tape: Tape, seed: int) -> Performance:
     """The mean of one account a symbol that buys on its first bar and holds.
 
     A day's return is the mean over the symbols held that day, so no coin outweighs the others after a rally:
     the usual yardstick, and a hard one, since nothing is paid for keeping the weights equal.
     """
+    test, costs = tape.test, tape.conditions.costs
     orders = bought_once(test)
     columns = [s for s in range(len(test.symbols)) if not np.isnan(orders[:, s]).all()]
-    accounts = {
-        paid: [simulate(orders[:, [s]], test.open[:, [s]], test.close[:, [s]], paid) for s in columns]
-        for paid in (costs, NO_COSTS)
-    }
+
+    def accounts(paid: Costs) -> list[BacktestResult]:
+        return [tape.trade_alone(orders, s, costs=paid) for s in columns]
+
+    def returns(of: list[BacktestResult]) -> FloatArray:
+        return np.column_stack([tape.daily_returns(account) for account in of])
+
     days = (test.ts.astype("datetime64[D]") - test.ts[0].astype("datetime64[D]")).astype(np.int64)
     bought_on = days[np.isfinite(orders[:, columns]).argmax(axis=0)]
-    returns = {
-        paid: np.column_stack([_returns(test, account) for account in of_symbols])
-        for paid, of_symbols in accounts.items()
-    }
     held = np.arange(days[-1] + 1)[:, None] >= bought_on
-    net, gross = (_mean_of_held(returns[paid], held) for paid in (costs, NO_COSTS))
+    paying = accounts(costs)
+    earned = returns(paying)
+    net, gross = (_mean_of_held(of, held) for of in (earned, returns(accounts(NO_COSTS))))
     # Within a day, from its beginning: what a drawdown is measured on, as for the other accounts.
-    begun = np.vstack([np.ones(len(columns)), np.cumprod(1.0 + returns[costs], axis=0)[:-1]])[days]
-    equity = np.column_stack([account.equity / account.start_equity for account in accounts[costs]])
+    begun = np.vstack([np.ones(len(columns)), np.cumprod(1.0 + earned, axis=0)[:-1]])[days]
+    equity = np.column_stack([account.equity / account.start_equity for account in paying])
     levels = np.concatenate(([1.0], np.cumprod(1.0 + net)[:-1]))[days]
     levels *= 1.0 + _mean_of_held(equity / begun - 1.0, held[days])
-    turnover = np.mean([account.turnover for account in accounts[costs]], axis=0)
-
-    def ratio(paid: Costs) -> float:
-        of_symbols = [simulate(orders[:, [s]], test.open[:, [s]], test.close[:, [s]], paid) for s in columns]
-        return sharpe(
-            _mean_of_held(np.column_stack([_returns(test, account) for account in of_symbols]), held)
-        )
-
-    curve = tuple((bps, ratio(costs.with_total(bps))) for bps in COST_CURVE_BPS)
+    turnover = np.mean([account.turnover for account in paying], axis=0)
+    curve = tuple(
+        (bps, sharpe(_mean_of_held(returns(accounts(costs.with_total(bps))), held))) for bps in COST_CURVE_BPS
+    )
     return _rated(test, net, gross, levels, turnover, seed, curve=curve, capacity=math.nan)
 
 

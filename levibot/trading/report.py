@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from levibot import __version__
 from levibot.errors import DataError
-from levibot.features.side_data import attach_told
 from levibot.features.view import FeatureView
 from levibot.features.views import CORE
-from levibot.learning.market_days import market_days
-from levibot.learning.members import prior_weights
+from levibot.learning.members import RULES
 from levibot.learning.regime import REGIMES
 from levibot.learning.regret import Regret, regrets
 from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
+from levibot.learning.stated import Stated, stated
 from levibot.learning.stored_past import stored_past
 from levibot.learning.training import (
     SIGNAL,
@@ -30,13 +29,15 @@ from levibot.learning.training import (
     needed_bars,
 )
 from levibot.learning.walk_forward import Refit, Split, last_day_before, walk_forward
-from levibot.learning.walk_forward_opinions import walk_forward_opinions
-from levibot.market.bars import FloatArray, Panel, to_datetime, to_datetime64
+from levibot.learning.walk_forward_opinions import Walk, walk_forward_opinions
+from levibot.market.bars import to_datetime, to_datetime64
 from levibot.stores.frozen_history import FrozenHistories
-from levibot.trading.allocation import Allocation, allocate
-from levibot.trading.backtest import decided_at_close
-from levibot.trading.costs import Costs
-from levibot.trading.metrics import days_of
+from levibot.trading.allocation import Allocation
+from levibot.trading.assembly import Assembly, assemble_ensemble
+from levibot.trading.backtest_market import funding_told, load_panel
+from levibot.trading.comparisons import UNSELECTED, Comparisons, compare
+from levibot.trading.conditions import CONDITIONS, Conditions
+from levibot.trading.funding import told
 from levibot.trading.performance import (
     Performance,
     curve_to_json,
@@ -46,13 +47,13 @@ from levibot.trading.performance import (
 )
 from levibot.trading.report_curves import Curves
 from levibot.trading.slices import by_regime
+from levibot.trading.tape import Tape
 from levibot.trading.trials import Counted, count_trials
 
 if TYPE_CHECKING:
     from levibot.learning.evidence.book import TrialBook
     from levibot.market.sources import Source
 
-DEFAULT_COSTS = Costs()
 _VERSIONS = ("lightgbm", "numba", "numpy", "torch", "xgboost-cpu")
 
 
@@ -60,19 +61,26 @@ _VERSIONS = ("lightgbm", "numba", "numpy", "torch", "xgboost-cpu")
 class Report:
     """A finished backtest. `run` says how to make it again; `to_json` is what the outside reads.
 
-    strategies: by name; the ensemble, the router, the fixed weights that both start from, each member alone,
-    and two that know nothing. regrets: what each way of weighting has missed. trials: what the ledger counts
-    for this market and period, this run among them.
+    strategies: by name; the ensemble, the router, the vote, the fixed weights that all three start from, each
+    member alone, and two that know nothing; with a selection, the learned ones without it too. regrets: what
+    each way of weighting has missed. trials: what the ledger counts for this market and period, this run
+    among them.
     """
 
     strategies: dict[str, Performance]
-    allocation: Allocation
+    assembly: Assembly
     regrets: dict[str, Regret]
+    comparisons: Comparisons
+    stated: Stated
     cost_curve: tuple[tuple[float, float], ...]
     splits: tuple[Split, ...]
-    costs: Costs
+    conditions: Conditions
     run: dict[str, Any]
     trials: Counted
+
+    @property
+    def allocation(self) -> Allocation:
+        return self.assembly.allocation
 
     @property
     def ensemble(self) -> Performance:
@@ -88,6 +96,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; what is not defined is null."""
+        costs = self.conditions.costs
         return {
             **{
                 name: performance.to_json()
@@ -96,7 +105,10 @@ class Report:
                 for name, performance in self.strategies.items()
             },
             "allocation": self.allocation.to_json()
+            | {"votes": [vote.to_json() for vote in self.assembly.votes]}
             | {"regret": {name: way.to_json() for name, way in self.regrets.items()}},
+            "comparisons": self.comparisons.to_json(),
+            "calibration": self.stated.to_json(),
             "cost_curve": curve_to_json(self.cost_curve),
             "period": {
                 "train_start": self.splits[0].train_start.isoformat(),
@@ -105,7 +117,7 @@ class Report:
                 "days": len(self.ensemble.daily_returns),
                 "fits": [split.fit_at.isoformat() for split in self.splits],
             },
-            "costs": {**asdict(self.costs), "total_bps": self.costs.total_bps},
+            "costs": {**asdict(costs), "total_bps": costs.total_bps},
             "run": self.run,
             "trials": self.trials.to_json(),
         }
@@ -116,9 +128,10 @@ class Report:
             self.allocation.day,
             {name: of.daily_returns for name, of in self.strategies.items()},
             self.allocation.members,
-            {"ensemble": self.allocation.ensemble, "router": self.allocation.routed},
+            {name: self.assembly.held[name] for name in ("ensemble", "router", "vote")},
             REGIMES,
             self.allocation.regimes,
+            self.splits,
         )
 
     def _regimes(self, of_strategy: Performance) -> dict[str, Any]:
@@ -136,13 +149,15 @@ def run_backtest(
     seed: int,
     trials: TrialBook,
     histories: FrozenHistories,
-    costs: Costs = DEFAULT_COSTS,
+    conditions: Conditions = CONDITIONS,
     refit: Refit = "quarterly",
+    rolling: timedelta | None = None,
     view: FeatureView = CORE,
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
     selection: Selection | None = None,
     progress: Progress | None = None,
+    walk: Walk | None = None,
 ) -> Report:
     """Train on the past, trade the next stretch, move on; then the account over the whole test period.
 
@@ -151,13 +166,17 @@ def run_backtest(
         may warm up on bars before train_start.
     trials: where every strategy of the report is counted, and a look at the hold-out before it is read.
     histories: where the features and labels of this market are, or are put for the next run.
-    selection: of the view's features; each stretch reads those that were selected by its beginning.
+    rolling: what each model learns from at most, before its stretch; all since train_start where left out.
+    selection: of the view's features; each stretch reads those that were selected by its beginning, and the
+        same is done once more without it.
+    walk: who fits and decides; see `walk_forward_opinions`.
     Each stretch is traded by a model made at its beginning, from what the history says was known by then.
     Decisions are taken at closes and filled at the next open, the first of them at the open of test_start.
     Raises DataError when the history is too short, StoreError when a trial cannot be counted, and what the
     source raises.
     """
-    walk_forward(train_start, test_start, test_end, refit=refit)  # Refuses a wrong order before any work.
+    # Refuses a wrong order before any work.
+    walk_forward(train_start, test_start, test_end, refit=refit, rolling=rolling)
     started_at = trials.clock.now()
     panel = trials.read(
         train_start, test_end, lambda: load_panel(source, symbols, view, train_start, test_end), "backtest"
@@ -173,53 +192,47 @@ def run_backtest(
             f"A backtest from {test_start:%Y-%m-%d} needs at least {needed} bars before that; "
             f"there are {first}."
         )
+    funding = funding_told(source, panel, conditions)
+    tape = Tape.of(panel, slice(first, last), conditions, funding)
     trials.journal.make()
     # The report names the period that the market has, not a longer one that was asked for.
     opens_at, ends_at = to_datetime(panel.ts[0]), to_datetime(panel.closes_at[-1])
-    splits = walk_forward(max(train_start, opens_at), test_start, min(test_end, ends_at), refit=refit)
-    with stored_past(histories, panel, view, signal.horizons_bars) as past:
-        opinions = walk_forward_opinions(
-            past,
-            splits,
-            seed=seed,
-            signal=signal,
-            training=training,
-            selection=selection,
-            progress=progress,
-        )
-    test = panel.rows(slice(first, last))
-    band = signal.no_trade_band
-
-    def ordered(positions: FloatArray) -> FloatArray:
-        return decided_at_close(positions)[first:last]
-
-    members = {
-        member: performance(test, ordered(opinions.alone(member)), costs, band, seed)
-        for member in opinions.members
-    }
-    earned = np.column_stack([alone.daily_returns for alone in members.values()])
-    allocation = allocate(
-        opinions.members,
-        days_of(test.closes_at),
-        earned,
-        market_days(panel),
-        [split.fit_at for split in splits],
-        seed=seed,
+    splits = walk_forward(
+        *(max(train_start, opens_at), test_start, min(test_end, ends_at)), refit=refit, rolling=rolling
     )
-    held = {
-        "ensemble": allocation.ensemble,
-        "router": allocation.routed,
-        "fixed_weights": np.broadcast_to(prior_weights(opinions.members), allocation.ensemble.shape),
-    }
-    orders = {
-        name: ordered(opinions.positions(allocation.of_rows(panel.closes_at, weights)))
-        for name, weights in held.items()
-    }
-    strategies = {
-        **{name: performance(test, of_name, costs, band, seed) for name, of_name in orders.items()},
-        **members,
-        "equal_weight": performance(test, rebalanced_daily(test), costs, 0.0, seed),
-        "buy_and_hold": holding(test, costs, seed),
+    band = signal.no_trade_band
+    with stored_past(histories, panel, view, signal.horizons_bars) as past:
+
+        def _assembled(chosen: Selection | None) -> Assembly:
+            opinions = walk_forward_opinions(
+                past,
+                splits,
+                seed=seed,
+                signal=signal,
+                training=training,
+                selection=chosen,
+                progress=progress,
+                walk=walk,
+            )
+            return assemble_ensemble(opinions, panel, splits, tape, band=band, seed=seed)
+
+        assembly = _assembled(selection)
+        unselected = None if selection is None else _assembled(None)
+
+    def _performances(of: Assembly) -> dict[str, Performance]:
+        positions = {way: of.positions(panel, way) for way in of.held}
+        positions |= {member: of.opinions.alone(member) for member in of.opinions.members}
+        return {name: performance(tape, tape.ordered(said), band, seed) for name, said in positions.items()}
+
+    strategies = _performances(assembly)
+    if unselected is not None:
+        # Rules read the same features with and without.
+        strategies |= {
+            name + UNSELECTED: of for name, of in _performances(unselected).items() if name not in RULES
+        }
+    strategies |= {
+        "equal_weight": performance(tape, rebalanced_daily(tape.test), 0.0, seed),
+        "buy_and_hold": holding(tape, seed),
     }
     run = {
         "source": source.name,
@@ -232,45 +245,30 @@ def run_backtest(
         "seed": seed,
         "refit": refit,
         "parameters": {"signal": signal.to_json(), "training": training.to_json()}
-        | ({} if selection is None else {"selection": selection.sha256}),
+        | ({} if selection is None else {"selection": selection.sha256})
+        | ({} if rolling is None else {"rolling_days": rolling / timedelta(days=1)}),
+        "conditions": conditions.departures()
+        | ({} if funding is None else {"funding_payments": told(tape.test, funding[first:last])}),
         "versions": {"levibot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
     counted = count_trials(
         trials,
         strategies,
         run=run,
-        costs=asdict(costs),
+        costs=asdict(conditions.costs),
         start=splits[0].test_start,
         end=splits[-1].test_end,
         started_at=started_at,
     )
     return Report(
         strategies=strategies,
-        allocation=allocation,
-        regrets=regrets(opinions.members, earned, held),
+        assembly=assembly,
+        regrets=regrets(assembly.opinions.members, assembly.earned, assembly.held),
+        comparisons=compare({name: of.daily_returns for name, of in strategies.items()}, seed=seed),
+        stated=stated(assembly.opinions, panel, splits, max(signal.horizons_bars)),
         cost_curve=strategies["ensemble"].cost_curve,
         splits=splits,
-        costs=costs,
+        conditions=conditions,
         run=run,
         trials=counted,
     )
-
-
-def load_panel(
-    source: Source, symbols: tuple[str, ...], view: FeatureView, train_start: datetime, test_end: datetime
-) -> Panel:
-    """The bars of a backtest, with those that warm the features up. Raises DataError where there are none."""
-    market_start, _ = source.extent()
-    if test_end <= market_start:
-        raise DataError(
-            f"The market begins on {market_start:%Y-%m-%d}, after the test, which is to end on "
-            f"{last_day_before(test_end):%Y-%m-%d}."
-        )
-    start = max(market_start, train_start - view.warmup_bars * source.interval)
-    bars = {symbol: source.bars(symbol, start, test_end) for symbol in symbols}
-    empty = [symbol for symbol, of_symbol in bars.items() if len(of_symbol) == 0]
-    if empty:
-        raise DataError(
-            f"{empty[0]} has no bars from {start:%Y-%m-%d} to {last_day_before(test_end):%Y-%m-%d}."
-        )
-    return attach_told(Panel.align(bars), source, view)

@@ -67,9 +67,11 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
 
 
 def _count(trials: dict[str, Any]) -> str:
-    hold_out = trials["hold_out"]
+    hold_out, overfitting = trials["hold_out"], trials["overfitting"]
     return (
         f"Trials counted: {trials['counted']}, worth {trials['effective']:.1f} independent ones. "
+        f"Probability of overfitting: {_number(overfitting['report']['probability'])} in this report, "
+        f"{_number(overfitting['ledger']['probability'])} in the ledger. "
         f"Looks at the hold-out {hold_out['name']!r}: {hold_out['looks']}."
     )
 

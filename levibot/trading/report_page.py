@@ -34,6 +34,9 @@ def page(record: dict[str, Any], curves: Curves) -> str:
         (f"Weights of the {who}, over the regimes", _svg(_weights_of(who, curves))) for who in curves.weights
     ]
     plots.append(("Stated interval and years", _svg(lambda axes: _intervals(axes, names, record))))
+    if record["calibration"]["probability_up"]:
+        plots.append(("Calibration", _svg(lambda axes: _calibration(axes, record))))
+    plots.append(("What each fit learned from, and traded", _svg(lambda axes: _splits(axes, curves))))
     template = files("levibot.trading").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "share": _share, "money": _money}
@@ -128,6 +131,44 @@ def _intervals(axes: Axes, names: list[str], record: dict[str, Any]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.axvline(0.0, color="grey", linewidth=0.8)
     axes.set_xlabel("net Sharpe ratio: 95 % interval of the whole, and each year")
+
+
+def _calibration(axes: Axes, record: dict[str, Any]) -> None:
+    """What was said of a rise against how often it came; on the diagonal the two agree."""
+    told = record["calibration"]["probability_up"]
+    ends = [
+        value for of in told.values() for bin_ in of["bins"] for value in (bin_["said"], bin_["happened"])
+    ]
+    axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="grey", linewidth=0.8)
+    for number, (name, of) in enumerate(told.items()):
+        axes.plot(
+            *([bin_[key] for bin_ in of["bins"]] for key in ("said", "happened")),
+            marker="o",
+            markersize=3,
+            linewidth=1.8 if name == _EMPHASIS else 0.9,
+            color="black" if name == _EMPHASIS else f"C{number % 10}",
+            label=f"{name}: error {of['error']:.3f}",
+        )
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    axes.set_xlabel("probability of a rise that was stated, ten bins")
+    axes.set_ylabel("share that rose")
+
+
+def _splits(axes: Axes, curves: Curves) -> None:
+    """A line a fit: the window that taught it, and the stretch that it traded."""
+    for number, split in enumerate(curves.splits):
+        begin, fit, end = (
+            np.datetime64(at.replace(tzinfo=None)) for at in (split.train_start, split.fit_at, split.test_end)
+        )
+        taught = axes.plot([begin, fit], [number, number], color="#a0aec0", linewidth=4.0)
+        traded = axes.plot([fit, end], [number, number], color="#2b6cb0", linewidth=4.0)
+        if number == 0:
+            taught[0].set_label("learned from")
+            traded[0].set_label("traded")
+    axes.invert_yaxis()
+    axes.set_ylabel("fit")
+    axes.legend(loc="lower left", frameon=False, fontsize=8)
 
 
 def _svg(plot: Callable[[Axes], None]) -> str:

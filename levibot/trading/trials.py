@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from levibot.learning.evidence.book import Scored, TrialBook
-from levibot.learning.evidence.family import ALONE, Family
+from levibot.learning.evidence.family import ALONE, Family, family_of, same_days
 from levibot.learning.evidence.hold_out import HoldOut
 from levibot.learning.evidence.verdict import Verdict, judge
+from levibot.trading.comparisons import UNSELECTED, Overfitted, overfitted
 
 if TYPE_CHECKING:
     from levibot.trading.performance import Performance
@@ -21,12 +24,14 @@ YARDSTICKS = ("buy_and_hold", "equal_weight")
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """verdicts: by strategy. family: the trials that the report's strategies are the best of. looks: at the
-    hold-out, on this market and by anybody, this report's own among them.
+    """verdicts: by strategy. family: the trials that the report's strategies are the best of. overfitting: of
+    choosing among the report's own strategies, and among all that the ledger has of the same days. looks: at
+    the hold-out, on this market and by anybody, this report's own among them.
     """
 
     verdicts: Mapping[str, Verdict]
     family: Family
+    overfitting: Mapping[str, Overfitted]
     hold_out: HoldOut
     looks: int
 
@@ -36,6 +41,7 @@ class Counted:
             "counted": self.family.n_trials,
             "distinct": self.family.n_distinct,
             "effective": self.family.n_effective,
+            "overfitting": {name: of.to_json() for name, of in self.overfitting.items()},
             "hold_out": {
                 "name": self.hold_out.name,
                 "start": self.hold_out.start.isoformat(),
@@ -62,9 +68,14 @@ def count_trials(
     """
     for name, performance in strategies.items():
         is_yardstick = name in YARDSTICKS
-        parameters = {"strategy": name, "costs": dict(costs), "symbols": list(run["symbols"])}
+        strategy, is_unselected = name.removesuffix(UNSELECTED), name.endswith(UNSELECTED)
+        parameters = {"strategy": strategy, "costs": dict(costs), "symbols": list(run["symbols"])}
+        parameters |= {"conditions": run["conditions"]} if run["conditions"] else {}
         if not is_yardstick:
             parameters |= {"refit": run["refit"], **run["parameters"]}
+        if is_unselected:
+            # What a run without the selection counts: the same trial, whoever does it.
+            parameters.pop("selection", None)
         scored = Scored(
             data_hash=run["data_hash"],
             view=run["view"],
@@ -79,9 +90,15 @@ def count_trials(
             daily_returns=performance.daily_returns,
         )
         book.record(scored, is_yardstick=is_yardstick)
-    family = book.family(run["data_hash"], start, end)
+    rivals = book.rivals(run["data_hash"], start, end)
+    family = family_of(rivals)
     verdicts = {
         name: judge(performance.daily_returns, ALONE if name in YARDSTICKS else family)
         for name, performance in strategies.items()
     }
-    return Counted(verdicts, family, book.hold_out, book.looks)
+    own = [of.daily_returns for name, of in strategies.items() if name not in YARDSTICKS]
+    overfitting = {
+        "report": overfitted(np.column_stack(own)),
+        "ledger": overfitted(same_days(rivals, start, len(own[0]))),
+    }
+    return Counted(verdicts, family, overfitting, book.hold_out, book.looks)

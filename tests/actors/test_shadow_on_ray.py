@@ -80,7 +80,7 @@ def opinions(panel: Panel) -> Opinions:
     rng = np.random.default_rng(4)
     n_rows = len(panel)
     values = np.repeat(rng.uniform(-0.5, 1.0, (n_rows // 12 + 1, 2, 3)), 12, axis=0)[:n_rows]
-    return Opinions(MEMBERS, values, np.full((n_rows, 2), 0.15))
+    return Opinions(MEMBERS, values, np.full((n_rows, 2), 0.15), np.full(values.shape, np.nan))
 
 
 @pytest.fixture

@@ -89,6 +89,25 @@ def folds() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     )
 
 
+def test_points_teach_by_their_weights(parameters: ModelParameters) -> None:
+    """Half of the points say the opposite: what is learned is what the heavy half says."""
+    taught = lesson()
+    is_even = taught.samples.row % 2 == 0
+    turned = replace(taught, labels=np.where(is_even[:, None], 1.0, -1.0) * taught.labels)
+    unseen = points()
+    truth = LABEL[unseen.row, unseen.column]
+    learned = [
+        np.corrcoef(
+            fit(replace(turned, weights=weights), parameters=parameters, seed=1).predict(unseen)[:, 0], truth
+        )[0, 1]
+        for weights in (np.where(is_even, 1.99, 0.01), np.where(is_even, 0.01, 1.99))
+    ]
+    assert learned[0] > 0.2
+    assert learned[1] < -0.2
+    with pytest.raises(DataError, match="as many weights"):
+        fit(replace(taught, weights=np.zeros(len(taught))), parameters=parameters, seed=1)
+
+
 def test_every_kind_is_here() -> None:
     assert sorted(IDS) == sorted(MODELS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -106,6 +107,59 @@ def test_folds_without_a_purge_would_be_caught() -> None:
     ts = hourly(1_000)
     for teach, judge in purged_folds(ts, ts, np.ones(1_000, np.bool_), n_folds=4, embargo=timedelta(0)):
         assert shortest_distance(teach, judge, reach_bars=25) < 0
+
+
+def closest(teach: BoolArray, judge: BoolArray, first_read: FloatArray, last_read: FloatArray) -> float:
+    """Hours between what a teaching label and a judged label read, at the closest; negative: they overlap."""
+    after = first_read[teach][:, None] - last_read[judge][None, :]
+    before = first_read[judge][None, :] - last_read[teach][:, None]
+    return float(np.maximum(after, before).min())
+
+
+def barrier_reach(n_rows: int) -> tuple[TimeArray, TimeArray, FloatArray, FloatArray]:
+    """Rows whose labels reach from 2 to 40 bars ahead, as those of barriers do; with hours of both ends."""
+    ts = hourly(n_rows)
+    reach = np.random.default_rng(4).integers(2, 41, n_rows)
+    hours = np.arange(n_rows, dtype=np.float64)
+    return ts, ts + reach * np.timedelta64(HOUR), hours, hours + reach
+
+
+@pytest.mark.parametrize(("n_judged", "n_splits"), [(1, 6), (2, 15), (3, 20)])
+def test_combined_folds_keep_the_embargo_from_every_judged_block(n_judged: int, n_splits: int) -> None:
+    ts, available_at, first_read, last_read = barrier_reach(900)
+    usable = np.arange(900) >= 60
+    folds = purged_folds(ts, available_at, usable, n_folds=6, embargo=24 * HOUR, n_judged=n_judged)
+    assert len(folds) == n_splits
+    # Every row is judged in as many combinations as every other one.
+    judged = np.sum([judge for _, judge in folds], axis=0)
+    assert set(judged[usable].tolist()) == {n_splits * n_judged // 6}
+    assert not judged[~usable].any()
+    for teach, judge in folds:
+        assert closest(teach, judge, first_read, last_read) >= 24.0
+
+
+def test_a_label_that_reaches_into_a_judged_block_would_be_caught_unpurged() -> None:
+    """The planted fault: labels that claim to end where their row does."""
+    ts, _, first_read, last_read = barrier_reach(900)
+    for teach, judge in purged_folds(
+        ts, ts, np.ones(900, np.bool_), n_folds=6, embargo=timedelta(0), n_judged=2
+    ):
+        assert closest(teach, judge, first_read, last_read) < 0.0
+
+
+BARRIERS = replace(QUICK, target="triple_barrier", weighting="uniqueness")
+
+
+def test_barriers_that_are_not_decided_by_the_fit_teach_nothing(panel: Panel) -> None:
+    def made(bars: Panel, training: TrainingParameters) -> dict[str, bytes]:
+        known = ComputedPast(bars, CORE, SIGNAL.horizons_bars).at(FIT_AT)
+        return train(known, seed=1, train_start=START, training=training).to_files()
+
+    kept = made(panel, BARRIERS)
+    assert made(rewritten_after(panel, FIT_AT - 24 * HOUR), BARRIERS) == kept
+    assert made(rewritten_after(panel, FIT_AT - 20 * 24 * HOUR), BARRIERS) != kept
+    # Both are other models than the default's: the parameters are heard.
+    assert made(panel, QUICK) != kept != made(panel, replace(BARRIERS, weighting="equal"))
 
 
 def fitted(panel: Panel, view: FeatureView = CORE) -> dict[str, bytes]:

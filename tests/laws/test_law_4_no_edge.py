@@ -21,6 +21,7 @@ from levibot.learning.training import TrainingParameters
 from levibot.market.bars import FloatArray
 from levibot.market.simulator import SimulatedSource
 from levibot.stores.frozen_history import FrozenHistories
+from levibot.trading.conditions import Conditions
 from levibot.trading.costs import NO_COSTS
 from levibot.trading.metrics import DAYS_PER_YEAR, sharpe
 from levibot.trading.report import Report, run_backtest
@@ -48,7 +49,7 @@ def backtest(seed: int, edge: float, view: FeatureView = CORE) -> Report:
             seed=seed,
             trials=new_book(),
             histories=FrozenHistories(Path(folder), say=pytest.fail),
-            costs=NO_COSTS,
+            conditions=Conditions(NO_COSTS),
             view=view,
             training=QUICK,
         )

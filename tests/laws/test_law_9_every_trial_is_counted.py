@@ -25,6 +25,7 @@ from levibot.learning.training import TrainingParameters
 from levibot.market.simulator import SimulatedSource
 from levibot.stores.frozen_history import FrozenHistories
 from levibot.stores.trial_journal import TrialJournal
+from levibot.trading.conditions import Conditions
 from levibot.trading.costs import Costs
 from levibot.trading.report import Report, run_backtest
 from levibot.trading.trials import YARDSTICKS
@@ -39,7 +40,8 @@ SOURCES = {
 }
 # What turns positions into an account, and an account into a figure that one may be chosen by.
 SCORERS = {
-    *("simulate", "sharpe", "sharpe_interval", "performance", "holding", "ratio_at"),
+    *("simulate", "trade", "trade_alone", "sharpe", "sharpe_interval", "performance", "holding"),
+    "assemble_ensemble",
     *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets", "rehearse"),
 }
 RECORDERS = {"record", "count_trials"}
@@ -53,14 +55,17 @@ FORMULAS: Mapping[str, str] = {
     "levibot/learning/rehearsal.py": "the account of a given model; who asks for it holds the ledger",
     "levibot/learning/voting.py": "a fit on days that are past: its weights are scored later",
     "levibot/monitoring/drift.py": "the loss of the live model on its last day: nothing is chosen by it",
+    "levibot/trading/assembly.py": "the members' accounts, for their weights; who asks holds the ledger",
     "levibot/trading/audit.py": "controls and checks: what is earned there chooses nothing",
     "levibot/trading/audited.py": "the same pipeline for the audit, which chooses nothing",
     "levibot/trading/backtest.py": "the account of given positions",
     "levibot/trading/capacity.py": "how much a strategy that was counted could trade",
+    "levibot/trading/comparisons.py": "strategies that were counted, held against each other",
     "levibot/trading/ensemble_walk.py": "the accounts that weights follow, as live: nothing is chosen by it",
     "levibot/trading/metrics.py": "the formulas",
     "levibot/trading/slices.py": "a formula over days that were counted as a whole",
     "levibot/trading/performance.py": "the figures of given orders; who asks holds the ledger",
+    "levibot/trading/tape.py": "the account of given positions",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -249,7 +254,7 @@ def backtest(book: TrialBook, fee_bps: float = 7.5) -> Report:
             seed=1,
             trials=book,
             histories=FrozenHistories(Path(folder), say=pytest.fail),
-            costs=Costs(fee_bps=fee_bps),
+            conditions=Conditions(Costs(fee_bps=fee_bps)),
             training=QUICK,
         )
 

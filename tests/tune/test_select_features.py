@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
@@ -95,6 +96,23 @@ def test_each_window_has_its_own_features(selection: Selection) -> None:
     assert selection.windows[0].data_hash != selection.windows[1].data_hash
 
 
+def test_two_folds_that_judge_together_cast_a_ballot_a_combination(known: Knowledge) -> None:
+    parameters = replace(PARAMETERS, n_folds=3, n_judged=2)
+    votes = votes_of(WINDOWS[:1], SIGNAL, parameters)
+    assert len(votes) == 2 * 3
+    chosen = selection_of(
+        known,
+        WINDOWS[:1],
+        cast_here(known, votes, parameters, 7),
+        market_id="m",
+        signal=SIGNAL,
+        parameters=parameters,
+        seed=7,
+    )
+    assert chosen.windows[0].n_ballots == 6
+    assert chosen.parameters["n_judged"] == 2
+
+
 def test_a_later_market_changes_no_earlier_window(known: Knowledge, selection: Selection) -> None:
     first = selected(known.until(TEST), WINDOWS[:1])
     assert first.windows == selection.windows[:1]
@@ -138,6 +156,15 @@ def test_a_backtest_reads_the_features_of_its_stretches_and_is_another_trial(sel
     assert chosen.strategies["trend"].sharpe_net == whole.strategies["trend"].sharpe_net
     ensembles = [t for t in book.journal.newest() if t.parameters["strategy"] == "ensemble"]
     assert {t.parameters.get("selection") for t in ensembles} == {None, selection.sha256}
+    # One run gives both, and what it does without the selection is the trial that was counted already.
+    for name in ("ensemble", "router", "vote", "fixed_weights", "lightgbm"):
+        np.testing.assert_array_equal(
+            chosen.strategies[f"{name}_unselected"].daily_returns, whole.strategies[name].daily_returns
+        )
+    assert "trend_unselected" not in chosen.strategies
+    assert len(ensembles) == 2
+    pairs = [(p["first"], p["second"]) for p in chosen.to_json()["comparisons"]["paired"]]
+    assert ("ensemble", "ensemble_unselected") in pairs
     # All features, selected: the same numbers as without.
     everything = replace(selection, windows=tuple(replace(w, features=CORE.names) for w in selection.windows))
     assert backtest(everything, new_book()).ensemble.sharpe_net == whole.ensemble.sharpe_net

@@ -96,9 +96,13 @@ class TrialBook:
         self.journal.add([trial])
         return trial
 
+    def rivals(self, data_hash: str, start: datetime, end: datetime) -> list[Trial]:
+        """The trials on this market, or on the same bars, whose period meets [start, end)."""
+        return self.journal.family(self.market_id, data_hash, start, end)
+
     def family(self, data_hash: str, start: datetime, end: datetime) -> Family:
         """The trials that a result of this market and period is the best of."""
-        return family_of(self.journal.family(self.market_id, data_hash, start, end))
+        return family_of(self.rivals(data_hash, start, end))
 
     @property
     def looks(self) -> int:

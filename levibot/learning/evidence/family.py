@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -63,6 +63,22 @@ def family_of(trials: Sequence[Trial]) -> Family:
     ways = independent_ways(known) if known else 0.0
     worth = ways + (len(rated) - len(known))
     return Family(len(counted), len(outcomes), worth, float(ratios.var(ddof=1)))
+
+
+def same_days(trials: Sequence[Trial], start: datetime, n_days: int) -> FloatArray:
+    """(n_days, N) daily returns of the trials that were scored on just these days, each outcome once.
+
+    Kinds that nothing was chosen from, failed ones, and those of which only the ratio is known are left out.
+    """
+    outcomes = {
+        pack_returns(trial.daily_returns): trial.daily_returns
+        for trial in trials
+        if trial.kind in CHOSEN_FROM
+        and trial.status != "failed"
+        and trial.daily_returns is not None
+        and (trial.start, trial.n_days) == (start, n_days)
+    }
+    return np.column_stack(list(outcomes.values())) if outcomes else np.empty((n_days, 0))
 
 
 def independent_ways(trials: Sequence[Trial]) -> float:

@@ -20,12 +20,14 @@ class Lesson:
     """Points of a history, each with its labels.
 
     labels: (N, H) of the same H horizons at every point, finite. reach_bars: the label of row t may reach to
-    row t + reach_bars, embargo included; a fit that holds rows back to judge itself purges by it.
+    row t + reach_bars, embargo included; a fit that holds rows back to judge itself purges by it. weights:
+    (N,) > 0, what each point counts; all the same where left out.
     """
 
     samples: Samples
     labels: FloatArray
     reach_bars: int
+    weights: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -38,11 +40,19 @@ class Lesson:
         """The points that are marked. kept: (N,)."""
         samples = self.samples
         fewer = Samples(samples.features, samples.row[kept], samples.column[kept])
-        return replace(self, samples=fewer, labels=self.labels[kept])
+        weights = None if self.weights is None else self.weights[kept]
+        return replace(self, samples=fewer, labels=self.labels[kept], weights=weights)
 
     def label_means(self) -> FloatArray:
         """(H,) mean of the labels: the market's drift, which is not something the features know."""
-        return np.array([np.ascontiguousarray(label).mean() for label in self.labels.T])
+        return np.array(
+            [
+                np.ascontiguousarray(label).mean()
+                if self.weights is None
+                else np.average(np.ascontiguousarray(label), weights=self.weights)
+                for label in self.labels.T
+            ]
+        )
 
     def centred(self) -> Lesson:
         """The same with the mean of each label taken off; left in, it would become a position."""
@@ -55,6 +65,8 @@ class Lesson:
                 f"{len(self)} points of features need as many rows of finite labels; "
                 f"these have shape {self.labels.shape}."
             )
+        if self.weights is not None and (len(self.weights) != len(self) or not (self.weights > 0.0).all()):
+            raise DataError(f"{len(self)} points need as many weights, each above 0.")
         self.samples.check(self.samples.n_features)
         if len(self) < FEWEST_ROWS:
             raise DataError(f"{len(self)} rows are too few to fit a regressor: {FEWEST_ROWS} are needed.")

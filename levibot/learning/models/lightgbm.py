@@ -70,7 +70,9 @@ class LightGBMModel:
         settings = parameters.for_lightgbm(len(labels), seed)
         # The bins are made here: the settings of the booster come too late for their number of threads.
         binning = {"max_bin": 63, "verbosity": -1, "num_threads": _THREADS}
-        data = lightgbm.Dataset(lesson.samples.newest(), labels, free_raw_data=True, params=binning)
+        data = lightgbm.Dataset(
+            lesson.samples.newest(), labels, weight=lesson.weights, free_raw_data=True, params=binning
+        )
         # Through its text and back, so that a model in memory and the same model from disk cannot differ.
         booster = lightgbm.train(settings, data, num_boost_round=parameters.trees)
         return cls.from_bytes(booster.model_to_string().encode())

@@ -52,8 +52,9 @@ class LinearModel:
         products, moments = np.zeros_like(penalty), np.zeros((design.shape[1], lesson.labels.shape[1]))
         for begin in range(0, len(lesson), _BLOCK):
             rows = slice(begin, begin + _BLOCK)
-            products += design[rows].T @ design[rows]
-            moments += design[rows].T @ lesson.labels[rows]
+            weighed = design[rows] if lesson.weights is None else design[rows] * lesson.weights[rows, None]
+            products += weighed.T @ design[rows]
+            moments += weighed.T @ lesson.labels[rows]
         weights: FloatArray = np.linalg.solve(products + penalty, moments).astype(np.float64, copy=False)
         return cls(standardisation, weights)
 
@@ -73,6 +74,17 @@ class LinearModel:
         samples.check(self.n_features)
         predicted: FloatArray = self.standardisation.apply(samples.newest()) @ self.weights
         return predicted
+
+    def mean_abs_shap(self, features: FloatArray) -> FloatArray:
+        """(F,) of (N, F), over the horizons: mean absolute SHAP value of each feature, in units of the label.
+
+        Of a linear model that is its weight times the distance from the mean of the rows, features taken as
+        independent (Lundberg & Lee 2017, corollary 1).
+        """
+        design = self.standardisation.apply(features)
+        spread = np.abs(design - design.mean(axis=0)).mean(axis=0)
+        mean: FloatArray = spread * np.abs(self.weights).mean(axis=1)
+        return mean
 
     def to_bytes(self) -> bytes:
         scale = self.standardisation

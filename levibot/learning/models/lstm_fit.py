@@ -35,6 +35,7 @@ def fit_weights(
             torch.from_numpy(standardisation.apply(rows).astype(np.float32)),
             torch.from_numpy(index),
             torch.from_numpy(lesson.labels.astype(np.float32)),
+            None if lesson.weights is None else torch.from_numpy(lesson.weights.astype(np.float32)[:, None]),
             _Net.drawn(rows.shape[1], parameters.units, lesson.labels.shape[1], seed),
         )
         weights = fitting.run(teach, judge, parameters, seed)
@@ -94,11 +95,12 @@ class _Net:
 
 @dataclass(slots=True)
 class _Fitting:
-    """rows: (U, F) standardised. index: (N, steps) of them. labels: (N, H)."""
+    """rows: (U, F) standardised. index: (N, steps) of them. labels: (N, H). weights: (N, 1), None = equal."""
 
     rows: torch.Tensor
     index: torch.Tensor
     labels: torch.Tensor
+    weights: torch.Tensor | None
     net: _Net
 
     def run(self, teach: IndexArray, judge: IndexArray, parameters: LSTMParameters, seed: int) -> LSTMWeights:
@@ -125,7 +127,8 @@ class _Fitting:
     def _taught_error(self, batch: torch.Tensor, dropout: float, drop: torch.Generator) -> torch.Tensor:
         state = self.net.last_state(self.rows[self.index[batch]])
         kept = torch.rand(state.shape, generator=drop) >= dropout
-        return (self.net.outputs(state * kept / (1.0 - dropout)) - self.labels[batch]).square().mean()
+        missed = (self.net.outputs(state * kept / (1.0 - dropout)) - self.labels[batch]).square()
+        return (missed if self.weights is None else missed * self.weights[batch]).mean()
 
     def _error(self, points: torch.Tensor, batch_rows: int) -> float:
         total = 0.0
@@ -134,7 +137,8 @@ class _Fitting:
                 missed = (
                     self.net.outputs(self.net.last_state(self.rows[self.index[batch]])) - self.labels[batch]
                 )
-                total += float(missed.square().sum())
+                squares = missed.square()
+                total += float((squares if self.weights is None else squares * self.weights[batch]).sum())
         return total / (len(points) * self.labels.shape[1])
 
     def _weights(self) -> LSTMWeights:

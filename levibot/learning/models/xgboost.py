@@ -74,7 +74,11 @@ class XGBoostModel:
         lesson.check()
         labels = lesson.only_label()
         data = xgboost.QuantileDMatrix(
-            as_singles(lesson.samples.newest()), labels, max_bin=_MAX_BIN, nthread=_THREADS
+            as_singles(lesson.samples.newest()),
+            labels,
+            weight=lesson.weights,
+            max_bin=_MAX_BIN,
+            nthread=_THREADS,
         )
         booster = xgboost.train(parameters.for_xgboost(len(labels), seed), data, parameters.trees)
         # Through its text and back, so that a model in memory and the same model from disk cannot differ.
@@ -98,6 +102,14 @@ class XGBoostModel:
             return np.empty((0, 1))
         predicted = self.booster.inplace_predict(as_singles(samples.newest()))
         return np.asarray(predicted, dtype=np.float64)[:, None]
+
+    def mean_abs_shap(self, features: FloatArray) -> FloatArray:
+        """(F,) of (N, F): the mean absolute SHAP value of each feature, in units of the label."""
+        data = xgboost.DMatrix(as_singles(features), nthread=_THREADS)
+        # The last column is the mean prediction.
+        values = np.asarray(self.booster.predict(data, pred_contribs=True), dtype=np.float64)[:, :-1]
+        mean: FloatArray = np.abs(values).mean(axis=0)
+        return mean
 
     def forest(self) -> Forest:
         """The trees themselves."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from math import comb
 from typing import Literal
 
 import numpy as np
@@ -28,17 +29,24 @@ class SelectionParameters:
     """How features are elected.
 
     mode: a ballot elects what two methods name (vote), or any (union). min_share: of the ballots that must
-    elect a feature. n_features: at most so many, the required ones among them. The rest as of `fold_rows`.
+    elect a feature. n_features: at most so many, the required ones among them. n_judged: folds that judge at
+    a time; with 2 or more every combination of them casts a ballot. The rest as of `fold_rows`.
     """
 
     mode: Mode = "vote"
     min_share: float = 0.5
     n_features: int = 50
     n_folds: int = 4
+    n_judged: int = 1
     every_bars: int = 4
     max_rows: int = 20_000
     boruta: BorutaParameters = field(default_factory=BorutaParameters)
     booster: LightGBMParameters = field(default_factory=LightGBMParameters)
+
+    @property
+    def n_splits(self) -> int:
+        """How many ballots a horizon casts."""
+        return comb(self.n_folds, self.n_judged)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

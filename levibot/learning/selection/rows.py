@@ -44,12 +44,15 @@ def fold_rows(
     n_folds: int,
     every_bars: int,
     max_rows: int,
+    n_judged: int = 1,
+    only: int | None = None,
 ) -> list[FoldRows]:
     """The folds of every horizon, of what may teach a model made at `known.as_of`.
 
     Labels that reach beyond `known.as_of` less the embargo are left out, and the reach of a label that
     teaches keeps the embargo from those that judge. Of neighbouring rows one in `every_bars` is taken, by the
-    clock, or fewer where that would be more than `max_rows` of a horizon.
+    clock, or fewer where that would be more than `max_rows` of a horizon. n_judged: see `purged_folds`.
+    only: the number of the one fold that is wanted.
     Raises DataError where a fold has too few rows.
     """
     panel = known.panel
@@ -69,8 +72,12 @@ def fold_rows(
             panel.interval // timedelta(microseconds=1)
         )
         taught = usable & (bar % stride == 0)
-        cut = purged_folds(panel.ts, labels.available_at, taught, n_folds=n_folds, embargo=embargo)
+        cut = purged_folds(
+            panel.ts, labels.available_at, taught, n_folds=n_folds, embargo=embargo, n_judged=n_judged
+        )
         for fold, (teach, judge) in enumerate(cut):
+            if only is not None and fold != only:
+                continue
             teaching, judging = (has_signal & rows[:, None] for rows in (teach, judge))
             fewest = min(int(teaching.sum()), n_folds * int(judging.sum()))
             if fewest < MIN_ROWS:

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
-from levibot.errors import DataError, RegistryError
+from levibot.errors import DataError
 from levibot.learning.stacking import Stacking, StackingParameters, fit_stacking
 from levibot.market.bars import BoolArray, FloatArray
 
@@ -66,15 +64,6 @@ def test_outcomes_of_one_class_and_a_silent_member_stay_finite(up: bool) -> None
     fitted = fit_stacking(MEMBERS, opinions, np.full(500, up))
     assert np.isfinite([*fitted.coefficients, fitted.intercept]).all()
     assert (fitted.probability(opinions) > 0.5).all() == up
-
-
-def test_json_brings_the_same_probabilities_back() -> None:
-    opinions, happened = outcomes([1.0, 0.5, 0.0], 1_000)
-    fitted = fit_stacking(MEMBERS, opinions, happened)
-    loaded = Stacking.from_json(json.loads(json.dumps(fitted.to_json())))
-    np.testing.assert_array_equal(loaded.probability(opinions), fitted.probability(opinions))
-    with pytest.raises(RegistryError):
-        Stacking.from_json(fitted.to_json() | {"coefficients": [1.0]})
 
 
 def test_few_rows_or_other_shapes_are_refused() -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from levibot.errors import DataError, RegistryError
-from levibot.learning.voting import Voting, sharpe_weights
+from levibot.errors import DataError
+from levibot.learning.voting import sharpe_weights, votes_over
 from levibot.market.bars import FloatArray
 
 MEMBERS = ("trend", "strength", "lightgbm")
@@ -73,13 +73,19 @@ def test_the_order_of_the_members_does_not_matter() -> None:
     np.testing.assert_allclose(other.weights, vote.weights[order], atol=1e-9)
 
 
-def test_json_brings_the_same_vote_back() -> None:
-    vote = sharpe_weights(MEMBERS, returns([1.0, 2.0, 4.0]), PRIOR)
-    loaded = Voting.from_json(json.loads(json.dumps(vote.to_json())))
-    np.testing.assert_array_equal(loaded.weights, vote.weights)
-    assert (loaded.members, loaded.share, loaded.days) == (MEMBERS, vote.share, 1_000)
-    with pytest.raises(RegistryError):
-        Voting.from_json(vote.to_json() | {"weights": [1.0]})
+def test_a_vote_holds_only_what_was_over_when_it_was_taken() -> None:
+    """The planted fault would be days of the stretch itself: garbage there must not move its weights."""
+    rows = returns([1.0, 2.0, 4.0])
+    day = np.datetime64("2020-01-01") + np.arange(len(rows))
+    fits = [datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC)]
+    held, votes = votes_over(MEMBERS, day, rows, fits, PRIOR)
+    second = day >= np.datetime64("2021-01-01")
+    assert (held[~second] == PRIOR).all()
+    assert votes[0].days == 0
+    np.testing.assert_array_equal(held[second], np.tile(votes[1].weights, (second.sum(), 1)))
+    assert votes[1].weights[2] > PRIOR[2]
+    garbage = np.where(second[:, None], -rows, rows)
+    np.testing.assert_array_equal(votes_over(MEMBERS, day, garbage, fits, PRIOR)[0], held)
 
 
 def test_other_shapes_are_refused() -> None:

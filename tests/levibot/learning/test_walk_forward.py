@@ -45,6 +45,11 @@ def test_a_split_prints_what_it_is() -> None:
     assert "test_start=datetime.datetime(2023, 1, 1" in repr(walk_forward(day(2020), day(2023), day(2024))[0])
 
 
+def test_a_split_says_what_it_is() -> None:
+    split = walk_forward(day(2020), day(2023), day(2024), rolling=timedelta(days=365))[1]
+    assert str(split) == "trained 2022-04-01 to 2023-03-31, traded 2023-04-01 to 2023-06-30"
+
+
 @pytest.mark.parametrize("dates", [(day(2021), day(2020), day(2022)), (day(2020), day(2022), day(2022))])
 def test_dates_out_of_order_are_refused(dates: tuple[datetime, datetime, datetime]) -> None:
     with pytest.raises(DataError, match="in this order"):

@@ -7,7 +7,10 @@ import pytest
 
 from levibot.errors import DataError
 from levibot.features.views import CORE
+from levibot.learning.models.lesson import Lesson
+from levibot.learning.models.linear import LinearModel, LinearParameters
 from levibot.learning.models.sequence import rows_as_samples
+from levibot.learning.models.xgboost import XGBoostModel, XGBoostParameters
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray
 from levibot.monitoring.correlation import collinearity
@@ -36,6 +39,40 @@ def test_importances_are_shares_of_what_moves_the_predictions(
 def used_by(booster: object) -> set[str]:
     counts = booster.feature_importance("split")  # type: ignore[attr-defined]
     return {name for name, n in zip(CORE.names, counts, strict=True) if n}
+
+
+def lesson(seed: int = 3) -> Lesson:
+    """Labels that listen to the first feature twice as much as to the second, and not to the third."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(4_000, 3))
+    label = 0.5 * features[:, 0] + 0.25 * features[:, 1] + rng.normal(0.0, 0.1, 4_000)
+    return Lesson(rows_as_samples(features), label[:, None], 0)
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "linear"])
+def test_other_kinds_are_asked_too(kind: str) -> None:
+    taught = lesson()
+    rows = taught.samples.newest()
+    regressor: XGBoostModel | LinearModel
+    if kind == "xgboost":
+        parameters = XGBoostParameters(learning_rate=0.3, column_share=1.0, l2=1.0)
+        regressor = XGBoostModel.fit(taught, parameters=parameters, seed=1)
+    else:
+        regressor = LinearModel.fit(taught, parameters=LinearParameters(l2=0.0), seed=1)
+        # Shapley values by their definition: features that do not hang together, one put to its mean.
+        moved = np.empty_like(rows)
+        for column in range(3):
+            without = rows.copy()
+            without[:, column] = np.nan
+            moved[:, column] = (
+                regressor.predict(taught.samples) - regressor.predict(rows_as_samples(without))
+            )[:, 0]
+        np.testing.assert_allclose(
+            regressor.mean_abs_shap(rows), np.abs(moved - moved.mean(axis=0)).mean(axis=0), rtol=1e-9
+        )
+    size = regressor.mean_abs_shap(rows)
+    assert size[0] / size[1] == pytest.approx(2.0, rel=0.15)
+    assert size[2] < 0.05 * size[0]
 
 
 def test_importance_without_rows_is_refused(model: SignalModel) -> None:

@@ -245,7 +245,7 @@ async def test_the_position_follows_the_weights_that_the_desk_is_told(
 
     async def two_members(stacked: FloatArray) -> Signals:
         values = np.tile(np.array([0.5, -0.25]), (1, len(symbols), 1))
-        said = Opinions(members, values, np.full((1, len(symbols)), 0.1))
+        said = Opinions(members, values, np.full((1, len(symbols)), 0.1), np.full(values.shape, np.nan))
         half = np.full(len(symbols), 0.5)
         return Signals(half, half, half, said, BAND)
 

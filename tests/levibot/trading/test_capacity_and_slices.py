@@ -12,10 +12,12 @@ from levibot.errors import DataError
 from levibot.market.bars import FloatArray, Panel
 from levibot.trading.backtest import simulate
 from levibot.trading.capacity import capacity
+from levibot.trading.conditions import Conditions
 from levibot.trading.costs import NO_COSTS, Costs
 from levibot.trading.liquidity import trailing_liquidity
 from levibot.trading.metrics import daily_returns, sharpe
 from levibot.trading.slices import by_regime, by_year
+from levibot.trading.tape import Tape
 
 HOUR = timedelta(hours=1)
 
@@ -33,9 +35,13 @@ def ordered(panel: Panel) -> FloatArray:
     return np.where(np.arange(len(panel)) // 12 % 2 == 0, 0.8, 0.2)[:, None]
 
 
+def tape(panel: Panel, costs: Costs) -> Tape:
+    return Tape.of(panel, slice(None), Conditions(costs))
+
+
 def test_at_capacity_impact_has_halved_the_net_sharpe_ratio(panel: Panel, ordered: FloatArray) -> None:
     costs = Costs(1.0, 0.0, impact_bps=10.0)
-    found = capacity(panel, ordered, costs, band=0.0)
+    found = capacity(tape(panel, costs), ordered, band=0.0)
     ratios = []
     for paid in (costs, replace(costs, impact_bps=0.0)):
         account = simulate(
@@ -49,14 +55,15 @@ def test_at_capacity_impact_has_halved_the_net_sharpe_ratio(panel: Panel, ordere
 
 def test_ten_times_the_volume_is_ten_times_the_capacity(panel: Panel, ordered: FloatArray) -> None:
     larger = replace(panel, volume=10.0 * panel.volume)
-    small, large = (capacity(p, ordered, NO_COSTS, band=0.0) for p in (panel, larger))
+    small, large = (capacity(tape(p, NO_COSTS), ordered, band=0.0) for p in (panel, larger))
     assert large == pytest.approx(10.0 * small, rel=0.05)
 
 
 def test_what_earns_nothing_has_no_capacity(panel: Panel, ordered: FloatArray) -> None:
-    assert np.isnan(capacity(panel, -ordered, NO_COSTS, band=0.0))
-    assert np.isnan(capacity(panel, np.zeros_like(ordered), NO_COSTS, band=0.0))
-    assert np.isnan(capacity(replace(panel, volume=np.zeros_like(panel.volume)), ordered, NO_COSTS, 0.0))
+    assert np.isnan(capacity(tape(panel, NO_COSTS), -ordered, band=0.0))
+    assert np.isnan(capacity(tape(panel, NO_COSTS), np.zeros_like(ordered), band=0.0))
+    untraded = replace(panel, volume=np.zeros_like(panel.volume))
+    assert np.isnan(capacity(tape(untraded, NO_COSTS), ordered, band=0.0))
 
 
 def test_years_are_the_days_of_their_calendar() -> None:

@@ -25,9 +25,11 @@ from levibot.market.parquet import ParquetSource
 from levibot.market.simulator import SimulatedSource
 from levibot.settings import DEFAULT_SYMBOLS, SourceName
 from levibot.stores.frozen_history import FrozenHistories
+from levibot.trading.conditions import Conditions
 from levibot.trading.costs import Costs
 from levibot.trading.performance import bought_once, rebalanced_daily
 from levibot.trading.report import Report, run_backtest
+from levibot.trading.terms import Terms
 from tests.trial_books import new_book
 
 HOUR = timedelta(hours=1)
@@ -131,6 +133,15 @@ def test_the_json_has_what_the_outside_reads(report: Report) -> None:
     assert read["period"]["test_end"] == "2020-08-31T00:00:00+00:00"
     assert read["period"]["fits"] == ["2020-07-01T00:00:00+00:00", "2020-08-01T00:00:00+00:00"]
     assert read["costs"]["total_bps"] == 10.0
+    assert read["run"]["conditions"] == {}
+    assert read["trials"]["overfitting"]["report"]["strategies"] == 7
+    assert 0.0 <= read["trials"]["overfitting"]["ledger"]["probability"] <= 1.0
+    assert len(read["allocation"]["votes"]) == 2
+    # Sixty days vote for nothing else than the prior, and are too few to tell the router from it.
+    assert read["vote"]["sharpe_net"] == read["fixed_weights"]["sharpe_net"]
+    assert read["comparisons"]["router_against_fixed_weights"]["weeks"] == 0
+    assert ["ensemble", "trend"] in [[p["first"], p["second"]] for p in read["comparisons"]["paired"]]
+    assert set(read["calibration"]["probability_up"]) == {"lightgbm", "ensemble", "stacked"}
     assert read["run"]["source"] == "simulated"
     assert {"data_hash", "view", "view_version", "seed", "parameters", "versions"} <= set(read["run"])
 
@@ -145,6 +156,22 @@ def test_the_cost_curve_falls_and_holds_the_reported_figures(report: Report) -> 
 def test_the_same_run_gives_the_same_report(source: SimulatedSource, report: Report) -> None:
     assert backtest(source).to_json() == report.to_json()
     assert backtest(source, seed=2).ensemble.sharpe_net != report.ensemble.sharpe_net
+
+
+def test_what_a_run_departs_in_is_charged_reported_and_another_trial(source: SimulatedSource) -> None:
+    book = new_book()
+    conditions = Conditions(
+        Costs(impact_bps=10.0), Terms("none", max_leverage=0.2), latency_bars=3, capital=1e7
+    )
+    flat = replace(SIGNAL, sides="long-flat")
+    read = backtest(source, trials=book, conditions=conditions, signal=flat).to_json()
+    assert read["costs"]["impact_bps"] == 10.0
+    departures = {"max_leverage": 0.2, "latency_bars": 3, "capital": 1e7}
+    assert read["run"]["conditions"] == departures
+    assert read["run"]["parameters"]["signal"]["sides"] == "long-flat"
+    assert all(trial.parameters["conditions"] == departures for trial in book.journal.newest())
+    with pytest.raises(DataError, match="no funding payment of BTCUSDT"):
+        backtest(source, conditions=Conditions(terms=Terms("shorts")))
 
 
 def test_progress_names_each_stretch(source: SimulatedSource) -> None:
@@ -320,7 +347,6 @@ def test_holding_the_recorded_market_earned_what_is_known(tmp_path: Path) -> Non
         seed=0,
         trials=new_book(),
         histories=FrozenHistories(tmp_path, say=pytest.fail),
-        costs=Costs(),
         refit="never",
         training=replace(QUICK, every_bars=24),
     )

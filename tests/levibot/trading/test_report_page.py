@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -12,12 +13,13 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from levibot.learning.walk_forward import walk_forward
 from levibot.trading.report_curves import Curves
 from levibot.trading.report_page import page
 
 CHROMIUM = shutil.which("chromium")
 NAMES = ("ensemble", "trend", "lightgbm <b>", "equal_weight")
-PLOTS = 6
+PLOTS = 9
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,10 @@ def curves() -> Curves:
         np.datetime64("2023-01-01") + np.arange(400),
         {name: rng.normal(0.001, 0.02, 400) for name in NAMES},
         ("trend", "lightgbm <b>"),
-        {who: rng.dirichlet(np.ones(2), 400) for who in ("ensemble", "router")},
+        {who: rng.dirichlet(np.ones(2), 400) for who in ("ensemble", "router", "vote")},
         ("bear", "sideways", "bull"),
         regimes,
+        walk_forward(*(datetime(year, 1, 1, tzinfo=UTC) for year in (2020, 2023, 2024)), refit="quarterly"),
     )
 
 
@@ -53,7 +56,25 @@ def record() -> dict[str, Any]:
         "regimes": {"bull": part},
         "cost_curve": [{"cost_bps": bps, "sharpe_net": 2.0 - bps / 20.0} for bps in (0.0, 10.0, 30.0)],
     }
-    trials = {"counted": 3, "effective": 1.5, "hold_out": {"name": "final", "looks": 1}}
+    overfitted = {"strategies": 3, "blocks": 16, "probability": 0.625, "probability_of_loss": 0.25}
+    nothing = {"strategies": 1, "blocks": 16, "probability": None, "probability_of_loss": None}
+    trials = {
+        "counted": 3,
+        "effective": 1.5,
+        "hold_out": {"name": "final", "looks": 1},
+        "overfitting": {"report": overfitted, "ledger": nothing},
+    }
+    pair = {
+        "first": "ensemble",
+        "second": "trend",
+        "sharpe_difference": 0.5,
+        "p": 0.0625,
+        "ci95": [-0.5, 1.5],
+    }
+    duel = {"weeks": 40, "mean": 0.1, "low": -0.5, "high": None, "decided_after_weeks": None}
+    said = np.linspace(0.45, 0.55, 10)
+    bins = [{"said": p, "happened": 0.5, "predictions": 100} for p in said.tolist()]
+    told = {"error": 0.025, "gain": 0.0, "predictions": 1000, "bins": bins}
     return dict.fromkeys(NAMES, row) | {
         "trials": trials | {"strategies": list(NAMES)},
         "period": {
@@ -72,6 +93,11 @@ def record() -> dict[str, Any]:
             "seed": 1,
         },
         "audit": None,
+        "comparisons": {
+            "paired": [pair | {"standard_error": 0.5}],
+            "router_against_fixed_weights": duel | {"first_is_better": None},
+        },
+        "calibration": {"probability_up": {"ensemble": told, "stacked": told}, "stacking": {}},
     }
 
 
@@ -81,7 +107,13 @@ def test_it_loads_nothing_and_every_plot_draws_every_strategy(record: dict[str, 
     assert len(plots) == PLOTS
     for number, plot in enumerate(plots):
         said = "".join(ET.fromstring(plot).itertext())
-        wanted = curves.members if "share of all weight" in said else NAMES
+        wanted: tuple[str, ...] = NAMES
+        if "share of all weight" in said:
+            wanted = curves.members
+        elif "share that rose" in said:
+            wanted = ("ensemble: error 0.025", "stacked: error 0.025")
+        elif "learned from" in said:
+            wanted = ("learned from", "traded", "fit")
         assert all(name in said for name in wanted), number
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]+\"", text)
     outside = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
@@ -89,6 +121,9 @@ def test_it_loads_nothing_and_every_plot_draws_every_strategy(record: dict[str, 
     assert "0.25 … –" in outside
     assert "12.35 M" in outside
     assert "nan" not in outside
+    assert "not decided" in outside
+    assert "0.62 among the 3 of the report" in " ".join(outside.split())
+    assert "– among the 1 of the ledger" in " ".join(outside.split())
 
 
 def test_the_audit_is_said_where_there_was_one(record: dict[str, Any], curves: Curves) -> None:

@@ -46,7 +46,7 @@ def make_opinions(panel: Panel, seed: int) -> Opinions:
     values = np.repeat(rng.uniform(-0.5, 1.0, (T // 4, 3, 3)), 4, axis=0)
     values[np.isnan(panel.close)] = np.nan
     unit = np.where(np.isnan(panel.close), np.nan, rng.uniform(0.05, 0.15, panel.close.shape))
-    return Opinions(MEMBERS, values, unit)
+    return Opinions(MEMBERS, values, unit, np.full(values.shape, np.nan))
 
 
 def make_weights(seed: int) -> tuple[FloatArray, FloatArray]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import numpy as np
 
 from levibot.market.side_series import FUNDING_RATE, SideSeries
-from levibot.trading.funding_payments import payments_on_bars
+from levibot.trading.funding import payments_on_bars
 
 HOUR = timedelta(hours=1)
 
