@@ -163,7 +163,7 @@ class JsonErrors:
         async def reshape(message: Message) -> None:
             nonlocal start, is_answered, is_overload
             if message["type"] == "http.response.start":
-                start = message
+                start = _told_once(message)
             elif is_answered:
                 await send(message)
             elif start is not None and not _is_plain_error(start):
@@ -179,6 +179,18 @@ class JsonErrors:
             status = start["status"] if start is not None and _is_plain_error(start) else 503
             status = 503 if status in (500, 502, 503, 504) else status
             await _send_error(send, status, trace_id_of(Request(scope)), is_overload=is_overload)
+
+
+def _told_once(start: Message) -> Message:
+    """The same without the `x-request-id` that Serve adds to the application's own."""
+    names = [name.lower() for name, _ in start.get("headers", [])]
+    first = names.index(b"x-request-id") if b"x-request-id" in names else -1
+    kept = [
+        pair
+        for place, pair in enumerate(start.get("headers", []))
+        if place == first or names[place] != b"x-request-id"
+    ]
+    return {**start, "headers": kept}
 
 
 def _is_plain_error(start: Message) -> bool:

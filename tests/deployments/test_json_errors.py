@@ -69,6 +69,12 @@ async def test_the_callers_request_id_is_kept() -> None:
     assert answer.headers["x-request-id"] == answer.json()["error"]["trace_id"] == "mine"
 
 
+async def test_the_request_id_is_told_once() -> None:
+    told = ((b"content-type", b"application/json"), (b"x-request-id", b"mine"), (b"X-Request-ID", b"mine"))
+    answer = await ask(plays(200, told, b"{}"))
+    assert answer.headers.get_list("x-request-id") == ["mine"]
+
+
 async def test_an_error_without_any_headers_is_reshaped() -> None:
     assert ErrorResponse(**(await ask(plays(500, (), b""))).json()).error.code == "unavailable"
 
