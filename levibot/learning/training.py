@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from math import ceil
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -93,6 +93,22 @@ class TrainingParameters:
 SIGNAL = SignalParameters()
 # What is trained where nothing else is said.
 TRAINING = TrainingParameters(kinds=("lightgbm", "xgboost", "lstm", "linear"))
+
+
+class Fit(Protocol):
+    """What makes a model: `train`, or what gives the same."""
+
+    def __call__(
+        self,
+        known: Knowledge,
+        *,
+        seed: int,
+        train_start: datetime,
+        signal: SignalParameters,
+        training: TrainingParameters,
+    ) -> SignalModel:
+        """See `train`."""
+        ...
 
 
 def train(

@@ -11,7 +11,7 @@ from levibot.learning.members import Opinions
 from levibot.learning.past import Past, columns_of
 from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
-from levibot.learning.training import SIGNAL, TRAINING, Progress, TrainingParameters, train
+from levibot.learning.training import SIGNAL, TRAINING, Fit, Progress, TrainingParameters, train
 from levibot.learning.walk_forward import Split
 from levibot.market.bars import to_datetime64
 
@@ -24,6 +24,7 @@ def walk_forward_opinions(
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
     selection: Selection | None = None,
+    fit: Fit = train,
     progress: Progress | None = None,
 ) -> Opinions:
     """What each member said at each row's close, (T, S, M) of the panel.
@@ -43,7 +44,7 @@ def walk_forward_opinions(
         )
         if begin < end:
             known = past.at(split.fit_at)
-            model = train(
+            model = fit(
                 known if selection is None else selection.of(known),
                 seed=seed,
                 train_start=split.train_start,
