@@ -53,7 +53,7 @@ def earned_by(seed: int, edge: float, test_end: datetime, folder: Path) -> Mappi
         trials=TrialBook(
             TrialJournal(folder / "trials.sqlite"), f"simulated-{seed}-{edge}", SystemClock(), kind="search"
         ),
-        histories=FrozenHistories(folder / "histories", say=sys.stderr.write),
+        histories=FrozenHistories(folder / "histories", say=_say),
         costs=NO_COSTS,
     )
     return {
@@ -95,7 +95,7 @@ def main() -> None:
             for name, returns in earned.items():
                 by_strategy.setdefault(name, []).append(returns)
             said = "  ".join(f"{name} {sharpe(returns):.2f}" for name, returns in earned.items())
-            sys.stderr.write(f"{market} {seed}: {said}\n")
+            _say(f"{market} {seed}: {said}")
         for name, markets in by_strategy.items():
             ours |= {f"{market}_{name}_{what}": value for what, value in pooled(markets).items()}
     goal: dict[str, tuple[str, float]] = {
@@ -120,6 +120,10 @@ def main() -> None:
         ),
         as_json=wanted.json,
     )
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

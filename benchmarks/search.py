@@ -129,7 +129,7 @@ class Meter:
     def cpu_s_at(self, at: float) -> float:
         """Since the beginning; at: seconds since 1970."""
         instants, spent = zip(*self._read, strict=True)
-        return float(np.interp(at, instants, spent)) - spent[0]
+        return float(np.interp(at, instants, spent) - spent[0])
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):

@@ -1,9 +1,9 @@
-"""A search with a tiny objective, as a process that can be killed: its arguments are those of `run`."""
+"""A search with a tiny objective, as a process that can be killed."""
 
 from __future__ import annotations
 
 import math
-import sys
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,8 +30,9 @@ SPACE = Space(
         Dimension("training.booster.row_share", 0.0, 1.0),
     ),
 )
-LADDER = Ladder(n_folds=4)
+LADDER = Ladder(n_folds=4, fewest=2)
 N_SHARING = 3
+LOG = "driver.log"
 START, END = datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 5, 1, tzinfo=UTC)
 
 
@@ -88,11 +89,11 @@ def study(folder: Path) -> Study:
 
 
 def run(cluster: str, folder: Path, n_trials: int) -> None:
+    """A session; what it says goes into the log of the folder."""
+    with (folder / LOG).open("a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     ray.init(address=cluster, log_to_driver=False, logging_level="WARNING")
     book = TrialBook(journal(folder), "tiny", SystemClock(), kind="search", run_id="search-tiny")
     study(folder).make({"data_hash": "tiny"}, SPACE, LADDER, n_trials, N_SHARING)
     run_trials(study(folder), TinyExaminer(book), folder, Running(at_once=2, cpus=0.5, seed=3))
-
-
-if __name__ == "__main__":
-    run(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
