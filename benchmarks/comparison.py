@@ -68,7 +68,7 @@ def compare(
             rows[side].append((ours, reference)[side]())
     mine, theirs = (_medians(side) for side in rows)
     ratio = {metric: mine[metric] / theirs[metric] for metric in mine if theirs.get(metric)}
-    held = [_holds(ratio.get(metric, mine.get(metric)), *limit) for metric, limit in goal.items()]
+    held = [holds(ratio.get(metric, mine.get(metric)), *limit) for metric, limit in goal.items()]
     return Result(
         name=name,
         ours=mine,
@@ -78,7 +78,7 @@ def compare(
         holds=all(held),
         repeats=repeats,
         load_average=load,
-        versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
+        versions=versions(packages),
         git=current_commit() or "",
         notes=notes or {},
     )
@@ -94,6 +94,11 @@ def report(result: Result, *, as_json: bool) -> None:
     raise SystemExit(0 if result.holds else 1)
 
 
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """What it was measured with."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
 def p95(values: Sequence[float]) -> float:
     """What 95 of 100 of the values are at most."""
     return quantiles(values, n=20, method="inclusive")[-1]
@@ -103,7 +108,8 @@ def _medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {metric: median(row[metric] for row in rows) for metric in rows[0]}
 
 
-def _holds(value: float | None, relation: str, limit: float) -> bool:
+def holds(value: float | None, relation: str, limit: float) -> bool:
+    """Whether a value keeps its limit. Raises ValueError where there is none."""
     if value is None:
         raise ValueError("The goal names a metric that was not measured.")
     return value <= limit if relation == "<=" else value >= limit

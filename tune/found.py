@@ -14,7 +14,8 @@ from levibot.errors import DataError
 from levibot.learning.search.parameters_file import FoundParameters
 from levibot.learning.search.pareto import Score, front
 from levibot.stores.segments import write_whole
-from tune.study import Study, StudyTrial
+from tune.study import Study
+from tune.suggestions import StudyTrial
 
 PARAMETERS, FRONT, PLOT = "parameters.json", "front.json", "front.svg"
 

@@ -12,6 +12,7 @@ import numpy as np
 from ray import tune as ray_tune
 
 from levibot.learning.evidence.book import TrialBook
+from levibot.learning.search.kept_models import KeptModels
 from levibot.learning.search.pareto import Score
 from levibot.learning.search.rungs import Ladder
 from levibot.learning.search.space import Candidate, Space
@@ -36,11 +37,12 @@ class Examiner(Protocol):
 
 
 class MarketExaminer:
-    """The market's own judgement, with the ledger that counts it."""
+    """The market's own judgement, with the ledger that counts it and the models that were fitted for it."""
 
-    def __init__(self, exam: Exam, book: TrialBook) -> None:
+    def __init__(self, exam: Exam, book: TrialBook, models: KeptModels) -> None:
         self._exam = exam
         self._book = book
+        self._models = models
 
     def nothing(self) -> Judged:
         return Judged.nothing(self._exam)
@@ -48,11 +50,22 @@ class MarketExaminer:
     def score(
         self, candidate: Candidate, judged: Judged, n_folds: int, *, searched: dict[str, Any]
     ) -> tuple[Judged, Score]:
-        return score_rung(self._exam, candidate, judged, n_folds, trials=self._book, searched=searched)
+        return score_rung(
+            self._exam,
+            candidate,
+            judged,
+            n_folds,
+            trials=self._book,
+            searched=searched,
+            fit=self._models.fit,
+        )
 
 
 class RungTrial(ray_tune.Trainable):  # type: ignore[misc]
-    """Each step is a rung. A checkpoint holds the targets of the folds that are done, as plain data."""
+    """Each step is a rung; where the models are there already, the only step is all folds.
+
+    A checkpoint holds the targets of the folds that are done, as plain data.
+    """
 
     _judged: Judged
 
@@ -74,7 +87,8 @@ class RungTrial(ray_tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        n_folds = self._ladder.after(self._judged.n_folds)
+        shares_fit = self.config["shares_fit"]
+        n_folds = self._ladder.n_folds if shares_fit else self._ladder.after(self._judged.n_folds)
         self._judged, score = self._examiner.score(
             self._candidate, self._judged, n_folds, searched=self.config["values"]
         )

@@ -6,9 +6,8 @@ kills it, the same command with `--resume` goes on: the study has every fact, Tu
 
 from __future__ import annotations
 
-import logging
+import shutil
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,15 +15,15 @@ from typing import Annotated
 import ray
 import structlog
 import typer
-from ray import tune as ray_tune
 
 from levibot.clock import SystemClock
-from levibot.errors import LeviBotError, NotReady, UsageError
+from levibot.errors import LeviBotError, UsageError
 from levibot.features.views import CORE
 from levibot.launch.commit import current_commit
 from levibot.learning.evidence.book import TrialBook
 from levibot.learning.evidence.hold_out import FINAL
 from levibot.learning.past import ComputedPast
+from levibot.learning.search.kept_models import KeptModels
 from levibot.learning.search.rungs import Ladder
 from levibot.learning.search.space import SPACES, SpaceName
 from levibot.market.bars import to_datetime
@@ -35,75 +34,22 @@ from levibot.telemetry.logging import configure_logging
 from levibot.trading.costs import Costs
 from levibot.trading.rung_score import Exam
 from tune import found
-from tune.pareto_pruning import ParetoPruning
-from tune.rung_trial import Examiner, MarketExaminer, RungTrial
+from tune.rung_trial import MarketExaminer
 from tune.study import Study
-from tune.study_searcher import StudySearcher
+from tune.study_run import Running, run_trials
 from tune.train import read_data
 from tune.training_data import HORIZONS_BARS
 
 # In the state folder. One file for all studies, so that the dashboard shows them side by side.
 SEARCHES, STUDIES = "searches", "studies.sqlite"
+# In a search's own folder, until it is done.
+MODELS = "models"
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """How the trials are run. cpus: of one trial, for Ray's book-keeping: half a core each, so that two fit
-    beside the replicas on a machine of two. level: of the logs.
-    """
-
-    at_once: int = 2
-    cpus: float = 0.5
-    seed: int = 0
-    level: str = "INFO"
 
 
 def study_of(settings: Settings, name: str) -> Study:
     """The study of that name, in the state folder."""
     return Study(settings.home / SEARCHES / STUDIES, name)
-
-
-def run_trials(study: Study, examiner: Examiner, folder: Path, running: Running) -> None:
-    """Judge the trials that the study still lacks. Tune's experiments are put into the folder.
-
-    What another session left behind goes on: from its last rung where Tune's snapshot knows the trial, else
-    from its beginning. Raises NotReady when it ends before the study is full.
-    """
-    # It warns of each snapshot that a checkpoint forces: they are what a kill loses nothing by.
-    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.ERROR)
-    sent = ray_tune.with_parameters(
-        RungTrial, examiner=examiner, space=study.space, ladder=study.ladder, level=running.level
-    )
-    trainable = ray_tune.with_resources(sent, {"cpu": running.cpus})
-    experiments = sorted(folder.glob("experiment-*"))
-    if experiments and study.counts()["running"] and ray_tune.Tuner.can_restore(str(experiments[-1])):
-        log.info("the search goes on", **study.counts())
-        ray_tune.Tuner.restore(str(experiments[-1]), trainable).fit()
-    # A session that was killed before Tune's first snapshot, or whose trials were all over, leaves this.
-    if study.counts()["left"]:
-        ray_tune.Tuner(
-            trainable,
-            tune_config=ray_tune.TuneConfig(
-                scheduler=ParetoPruning(study),
-                search_alg=StudySearcher(study, running.at_once, running.seed),
-                # As many as the study asks for: it says when it is full.
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
-            ),
-            run_config=ray_tune.RunConfig(
-                name=f"experiment-{len(experiments):03d}",
-                storage_path=str(folder),
-                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
-                failure_config=ray_tune.FailureConfig(max_failures=1),
-                verbose=0,
-            ),
-        ).fit()
-    if left := study.counts()["left"]:
-        raise NotReady(
-            f"The search {study.name} ended with {left} trials left.", hint="Go on with `--resume`."
-        )
 
 
 def search(
@@ -165,12 +111,13 @@ def search(
     folder = settings.home / SEARCHES / name
     run_trials(
         study,
-        MarketExaminer(exam, book),
+        MarketExaminer(exam, book, KeptModels(folder / MODELS)),
         folder,
         Running(at_once, seed=settings.seed, level=settings.log_level),
     )
     best = found.find(study, deepest_drawdown)
     found.write(study, best, folder)
+    shutil.rmtree(folder / MODELS, ignore_errors=True)
     log.info(
         "the search is done",
         **study.counts(),
@@ -204,7 +151,7 @@ def main(
         settings = Settings.load()
         configure_logging(settings.log_level, "search")
         # Whoever searches in the hold-out has to ask for it, and is counted.
-        now = min(settings.clock().now(), FINAL.start)
+        end = min(settings.clock().now(), FINAL.start) if until is None else until
         search(
             settings,
             name=name or space,
@@ -212,7 +159,7 @@ def main(
             n_trials=trials,
             n_folds=folds,
             judged_share=judged_share,
-            until=until.replace(tzinfo=until.tzinfo or UTC) if until else now,
+            until=end.replace(tzinfo=end.tzinfo or UTC),
             deepest_drawdown=deepest_drawdown,
             at_once=at_once,
             resume=resume,

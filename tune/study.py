@@ -8,41 +8,37 @@ decision before the trial is stopped. `optuna-dashboard` reads the same file.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import optuna
 import psutil
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from levibot.errors import DataError, StoreError, UsageError
 from levibot.learning.search.pareto import Score
-from levibot.learning.search.rungs import Ladder, places
-from levibot.learning.search.space import Dimension, Space, Value
+from levibot.learning.search.rungs import Ladder
+from levibot.learning.search.space import Space, Value
+from tune.suggestions import StudyTrial, distributions, no_warning_of_experiments, suggest
 
-# Trials that are drawn at random before a model of the space is worth more.
-N_RANDOM = 10
+# Candidates that are judged with the models of one that came to all folds, itself among them.
+N_SHARING = 12
 _DIRECTIONS: tuple[Literal["maximize"], ...] = ("maximize", "maximize")
-_PLAN, _TARGET, _SESSION, _RUNGS, _WHY = "plan", "n_trials", "session", "rungs", "why"
+_PLAN, _TARGET, _SHARING = "plan", "n_trials", "n_sharing"
+_SESSION, _RUNGS, _WHY = "session", "rungs", "why"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-@dataclass(frozen=True, slots=True)
-class StudyTrial:
-    """values: by dimension. rungs: the score at each number of folds, as far as it came. state: `complete` on
-    all folds, `pruned` before, `failed` without a score, `running`.
-    """
+class Handed(NamedTuple):
+    """A trial to judge. shares_fit: another one has been judged on all folds with the models it takes."""
 
     number: int
-    state: str
     values: Mapping[str, Value]
-    rungs: Mapping[int, Score]
+    shares_fit: bool
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,18 @@ class Study:
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.path, self.name)
 
-    def make(self, plan: Mapping[str, Any], space: Space, ladder: Ladder, n_trials: int) -> None:
+    def make(
+        self,
+        plan: Mapping[str, Any],
+        space: Space,
+        ladder: Ladder,
+        n_trials: int,
+        n_sharing: int = N_SHARING,
+    ) -> None:
         """Make the study, or go on with it for `n_trials` in all, counting those that are there.
 
-        plan: what its scores are of. Raises UsageError where it is there with another plan, space or ladder.
+        plan: what its scores are of. n_sharing: candidates that one training is for, see `next`.
+        Raises UsageError where it is there with another plan, space or ladder.
         """
         asked = {
             **plan,
@@ -83,10 +87,11 @@ class Study:
                 "with new ones.",
                 hint="Search under another name.",
             )
-        with _no_warning_of_experiments():
+        with no_warning_of_experiments():
             study.set_metric_names(["net_sharpe", "max_drawdown"])
         study.set_user_attr(_PLAN, asked)
         study.set_user_attr(_TARGET, n_trials)
+        study.set_user_attr(_SHARING, n_sharing)
 
     def exists(self) -> bool:
         """Whether it was made already."""
@@ -127,8 +132,12 @@ class Study:
 
     # What a session does
 
-    def next(self, at_once: int, seed: int) -> tuple[int, Mapping[str, Value]] | None:
-        """A trial to judge: one that a dead session left behind, or a new one. None while `at_once` run."""
+    def next(self, at_once: int, seed: int) -> Handed | None:
+        """A trial to judge: one that a dead session left behind, or a new one. None while `at_once` run.
+
+        Fitting is what a trial costs. So whoever came to all folds is followed by some that train as it did,
+        until `n_sharing` have: the same models, and other values of what is not fitted.
+        """
         trials = self._trials()
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         orphans = [trial for trial in running if trial.user_attrs.get(_SESSION) != _session()]
@@ -136,10 +145,12 @@ class Study:
             return None
         if orphans:
             self.claim(orphans[0].number)
-            return orphans[0].number, orphans[0].params
+            return self._handed(orphans[0].number, orphans[0].params)
         space = self.space
         # The first one is what is used without a search, so that all others stand beside it.
-        values = self._suggest(space, seed + len(trials)) if trials else space.defaults
+        values = space.defaults
+        if trials:
+            values = suggest(space, self.trials(), seed + len(trials), self._fit_to_share(space))
         space.check(values)
         new = optuna.trial.create_trial(
             state=TrialState.RUNNING,
@@ -148,7 +159,7 @@ class Study:
             user_attrs={_SESSION: _session()},
         )
         self._study.add_trial(new)
-        return len(trials), values
+        return self._handed(len(trials), values)
 
     @property
     def is_full(self) -> bool:
@@ -201,34 +212,23 @@ class Study:
             self._storage.set_trial_user_attr(trial._trial_id, _WHY, why)
             self._study.tell(number, state=TrialState.FAIL)
 
-    def _suggest(self, space: Space, seed: int) -> dict[str, Value]:
-        """Values from a model of the places of all trials that are over, see `places`.
+    def _fit_to_share(self, space: Space) -> dict[str, Value]:
+        """How the first training goes whose models are there and too few have shared; empty where none is."""
+        trials = self.trials()
+        by_fit = Counter(_fit_of(trial.values, space) for trial in trials)
+        whole = (_fit_of(trial.values, space) for trial in trials if trial.state == "complete")
+        n_sharing = self._study.user_attrs[_SHARING]
+        shared = next((fit for fit in whole if by_fit[fit] < n_sharing), ())
+        return dict(zip(space.fitted, shared, strict=False))
 
-        Optuna's sampler cannot be given the study itself: with two objectives it fails on pruned trials. Nor
-        can it be given the scores of one rung: on a high one only good trials have been, and what they have
-        in common looks to it like a mark of the bad ones among them.
-        """
-        over = [trial for trial in self.trials() if trial.state in ("complete", "pruned")]
-        dimensions = distributions(space)
-        with _no_warning_of_experiments():
-            sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=N_RANDOM, multivariate=True, constant_liar=True
-            )
-        seen = optuna.create_study(direction="minimize", sampler=sampler)
-        for trial, place in zip(over, places([trial.rungs for trial in over]), strict=True):
-            seen.add_trial(
-                optuna.trial.create_trial(
-                    params=dict(trial.values), distributions=dimensions, value=float(place)
-                )
-            )
-        for trial in self.trials():
-            if trial.state == "running":
-                seen.add_trial(
-                    optuna.trial.create_trial(
-                        state=TrialState.RUNNING, params=dict(trial.values), distributions=dimensions
-                    )
-                )
-        return dict(seen.ask(dimensions).params)
+    def _handed(self, number: int, values: Mapping[str, Value]) -> Handed:
+        space = self.space
+        own = _fit_of(values, space)
+        shares_fit = any(
+            trial.state == "complete" and trial.number != number and _fit_of(trial.values, space) == own
+            for trial in self.trials()
+        )
+        return Handed(number, values, shares_fit)
 
     @cached_property
     def _storage(self) -> optuna.storages.RDBStorage:
@@ -252,14 +252,6 @@ class Study:
         return self._trials()[number]
 
 
-@contextmanager
-def _no_warning_of_experiments() -> Iterator[None]:
-    """Optuna is pinned: what may change in another version is seen when it is changed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
 def _read(trial: FrozenTrial) -> StudyTrial:
     state = {
         TrialState.COMPLETE: "complete",
@@ -270,15 +262,9 @@ def _read(trial: FrozenTrial) -> StudyTrial:
     return StudyTrial(trial.number, state, trial.params, rungs)
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space as Optuna names it."""
-    return {dimension.name: _distribution(dimension) for dimension in space.dimensions}
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if dimension.is_whole:
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.is_log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.is_log)
+def _fit_of(values: Mapping[str, Value], space: Space) -> tuple[Value, ...]:
+    """What trains alike has this alike."""
+    return tuple(values[name] for name in space.fitted)
 
 
 def _session() -> str:

@@ -27,8 +27,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         found = self._study.next(self._at_once, self._seed)
         if found is None:
             return None
-        number, values = found
-        return {"number": number, "values": dict(values)}
+        return {"number": found.number, "values": dict(found.values), "shares_fit": found.shares_fit}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from math import ceil
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
 
@@ -110,6 +110,23 @@ class TrainingParameters:
 SIGNAL = SignalParameters()
 # What is trained where nothing else is said.
 TRAINING = TrainingParameters(kinds=("lightgbm", "xgboost", "lstm", "linear"))
+
+
+class Fit(Protocol):
+    """What makes a model: `train`, or what gives the same."""
+
+    def __call__(
+        self,
+        known: Knowledge,
+        *,
+        seed: int,
+        train_start: datetime,
+        signal: SignalParameters,
+        training: TrainingParameters,
+        kinds: Sequence[Kind] | None,
+    ) -> SignalModel:
+        """See `train`."""
+        ...
 
 
 def train(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from levibot.learning.models.model import Kind
 from levibot.learning.past import Knowledge, Past, columns_of
 from levibot.learning.selection.selection import Selection
 from levibot.learning.signal import SignalParameters
-from levibot.learning.training import SIGNAL, TRAINING, Progress, TrainingParameters, train, window_bars
+from levibot.learning.training import SIGNAL, TRAINING, Fit, Progress, TrainingParameters, train, window_bars
 from levibot.learning.walk_forward import Split
 from levibot.market.bars import FloatArray, Panel, to_datetime64
 
@@ -57,6 +58,7 @@ def walk_forward_opinions(
     signal: SignalParameters = SIGNAL,
     training: TrainingParameters = TRAINING,
     selection: Selection | None = None,
+    fit: Fit = train,
     progress: Progress | None = None,
     walk: Walk | None = None,
 ) -> Opinions:
@@ -66,7 +68,7 @@ def walk_forward_opinions(
     Each model learns from what was known at the stretch's beginning, and decides on features as they were
     known at their own closes; with a `selection`, on the features that were selected by the stretch's
     beginning. Row t depends on rows up to t alone. NaN outside the stretches and where there is no signal.
-    walk: who does the pieces; this process where it is left out.
+    fit: makes the models. walk: who does the pieces; this process, by `fit`, where it is left out.
     Raises DataError when too few rows can teach, and as `Selection.of`.
     """
     panel, recipe = past.panel, Recipe(seed, signal, training, selection)
@@ -80,7 +82,7 @@ def walk_forward_opinions(
     said = Opinions(
         members, np.full(by_member, np.nan), np.full(shape, np.nan), np.full(by_member, np.nan), signal.sides
     )
-    done = (walk or walk_here)(past, pieces, recipe)
+    done = (walk or partial(walk_here, fit=fit))(past, pieces, recipe)
     for number, split in enumerate(splits, start=1):
         stretch = slice(rows[split].start, rows[split].stop)
         for _ in kinds if len(rows[split]) else ():
@@ -101,9 +103,9 @@ def rows_of(panel: Panel, split: Split) -> range:
     return range(*(int(np.searchsorted(panel.closes_at, to_datetime64(at))) for at in edges))
 
 
-def walk_here(past: Past, pieces: Sequence[Piece], recipe: Recipe) -> Iterator[Opinions]:
+def walk_here(past: Past, pieces: Sequence[Piece], recipe: Recipe, *, fit: Fit = train) -> Iterator[Opinions]:
     """Every piece in this process, two at a time."""
-    shared = _Shared(past, recipe)
+    shared = _Shared(past, recipe, fit)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         waiting = [pool.submit(shared.opinions_of, piece) for piece in pieces]
         try:
@@ -116,7 +118,7 @@ def walk_here(past: Past, pieces: Sequence[Piece], recipe: Recipe) -> Iterator[O
 
 def opinions_of(past: Past, piece: Piece, recipe: Recipe) -> Opinions:
     """What the models of one piece say of its rows, rules first. Raises DataError."""
-    return _Shared(past, recipe).opinions_of(piece)
+    return _Shared(past, recipe, train).opinions_of(piece)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,9 +133,10 @@ class _Ready:
 class _Shared:
     """What pieces of the same stretch read, read once. State: the two stretches that were begun last."""
 
-    def __init__(self, past: Past, recipe: Recipe) -> None:
+    def __init__(self, past: Past, recipe: Recipe, fit: Fit) -> None:
         self._past = past
         self._recipe = recipe
+        self._fit = fit
         self._lock = threading.Lock()
         self._ready: dict[Split, _Ready] = {}
 
@@ -141,7 +144,7 @@ class _Shared:
         """See the function of this name."""
         recipe = self._recipe
         ready = self._of(piece.split)
-        model = train(
+        model = self._fit(
             ready.known,
             seed=recipe.seed,
             train_start=piece.split.train_start,

@@ -16,7 +16,7 @@ from levibot.learning.members import prior_weights
 from levibot.learning.past import Past
 from levibot.learning.search.pareto import Score
 from levibot.learning.search.space import Candidate
-from levibot.learning.training import TrainingParameters, hash_panel, needed_bars
+from levibot.learning.training import Fit, TrainingParameters, hash_panel, needed_bars, train
 from levibot.learning.walk_forward import Split
 from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.market.bars import FloatArray, to_datetime, to_datetime64
@@ -116,12 +116,13 @@ def score_rung(
     *,
     trials: TrialBook,
     searched: Mapping[str, Any],
+    fit: Fit = train,
 ) -> tuple[Judged, Score]:
     """Judge a candidate on its next folds, up to `n_folds`, and count the score before anybody has it.
 
     judged: the folds it has been through; they are not fitted again. searched: where it lies in the space, as
-    the ledger keeps it. Below all folds the ledger has it as pruned: scored on less than it was to get.
-    The same exam, candidate and folds give the same score, however they were come to.
+    the ledger keeps it. fit: makes the models. Below all folds the ledger has it as pruned: scored on less
+    than it was to get. The same exam, candidate and folds give the same score, however they were come to.
     Raises DataError when too few rows can teach, StoreError when the score cannot be counted.
     """
     if not judged.n_folds < n_folds <= len(exam.folds):
@@ -133,6 +134,7 @@ def score_rung(
         seed=exam.seed,
         signal=candidate.signal,
         training=candidate.training,
+        fit=fit,
     )
     new = said.positions(prior_weights(said.members))
     targets = np.where(np.isnan(new), judged.targets, new)

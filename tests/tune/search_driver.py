@@ -1,9 +1,9 @@
-"""A search with a tiny objective, as a process that can be killed: its arguments are those of `run`."""
+"""A search with a tiny objective, as a process that can be killed."""
 
 from __future__ import annotations
 
 import math
-import sys
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,20 +19,25 @@ from levibot.learning.search.rungs import Ladder
 from levibot.learning.search.space import Candidate, Dimension, Space
 from levibot.stores.trial_journal import TrialJournal
 from levibot.trading.rung_score import Judged
-from tune.search import Running, run_trials
 from tune.study import Study
+from tune.study_run import Running, run_trials
 
 SPACE = Space(
     "tiny",
     ("lightgbm",),
-    (Dimension("signal.no_trade_band", 0.002, 0.06, is_log=True), Dimension("signal.short_share", 0.0, 1.0)),
+    (
+        Dimension("signal.no_trade_band", 0.002, 0.06, is_log=True),
+        Dimension("training.booster.row_share", 0.0, 1.0),
+    ),
 )
-LADDER = Ladder(n_folds=4)
+LADDER = Ladder(n_folds=4, fewest=2)
+N_SHARING = 3
+LOG = "driver.log"
 START, END = datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 5, 1, tzinfo=UTC)
 
 
 class TinyExaminer:
-    """Two objectives that pull apart, with a ledger. Some short shares fail, as data can fail a fit."""
+    """Two objectives that pull apart, with a ledger. Some shares of rows fail, as data can fail a fit."""
 
     def __init__(self, book: TrialBook) -> None:
         self._book = book
@@ -43,7 +48,7 @@ class TinyExaminer:
     def score(
         self, candidate: Candidate, judged: Judged, n_folds: int, *, searched: dict[str, float]
     ) -> tuple[Judged, Score]:
-        band, share = candidate.signal.no_trade_band, candidate.signal.short_share
+        band, share = candidate.signal.no_trade_band, candidate.training.booster.row_share
         # The folds that were done come out of the checkpoint, or not at all.
         if not np.array_equal(judged.targets[:, 0] > 0.0, np.arange(4) < judged.n_folds):
             raise DataError(f"The targets of {judged.n_folds} folds are {judged.targets[:, 0]}.")
@@ -84,11 +89,11 @@ def study(folder: Path) -> Study:
 
 
 def run(cluster: str, folder: Path, n_trials: int) -> None:
+    """A session; what it says goes into the log of the folder."""
+    with (folder / LOG).open("a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     ray.init(address=cluster, log_to_driver=False, logging_level="WARNING")
     book = TrialBook(journal(folder), "tiny", SystemClock(), kind="search", run_id="search-tiny")
-    study(folder).make({"data_hash": "tiny"}, SPACE, LADDER, n_trials)
+    study(folder).make({"data_hash": "tiny"}, SPACE, LADDER, n_trials, N_SHARING)
     run_trials(study(folder), TinyExaminer(book), folder, Running(at_once=2, cpus=0.5, seed=3))
-
-
-if __name__ == "__main__":
-    run(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

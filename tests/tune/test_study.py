@@ -27,7 +27,8 @@ from levibot.learning.search.rungs import Ladder
 from levibot.learning.search.space import SPACES
 from tune import found
 from tune import study as study_module
-from tune.study import N_RANDOM, Study
+from tune.study import Handed, Study
+from tune.suggestions import N_RANDOM
 
 SPACE, LADDER = SPACES["trading"], Ladder(4)
 PLAN = {"data_hash": "d", "view": "core", "view_version": "v"}
@@ -171,7 +172,7 @@ def test_suggestions_learn_from_one_rung_and_survive_pruned_trials(tmp_path: Pat
     for _ in range(60):
         handed = study.next(1, 5)
         assert handed is not None
-        number, values = handed
+        number, values, _ = handed
         tried.append(abs(math.log(values["signal.no_trade_band"] / 0.02)))
         score = Score(1.0 - tried[-1], -0.1 - 0.1 * tried[-1])
         any(not study.report(number, n_folds, score) for n_folds in LADDER.budgets)
@@ -231,3 +232,43 @@ def test_the_dashboard_shows_the_study(study: Study) -> None:
     assert shown["directions"] == ["maximize", "maximize"]
     assert [trial["state"] for trial in shown["trials"]] == ["Running"] * 4 + ["Pruned"]
     assert shown["trials"][4]["intermediate_values"] == [{"step": 1, "value": 0.0}]
+
+
+def test_who_came_to_all_folds_is_followed_by_some_that_take_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = SPACES["linear"]
+    study = Study(tmp_path / "studies.sqlite", "shared")
+    study.make(PLAN, space, LADDER, 20, n_sharing=3)
+
+    def begin() -> Handed:
+        handed = study.next(at_once=100, seed=1)
+        assert handed is not None
+        return handed
+
+    def fit_of(handed: Handed) -> list[float]:
+        return [handed.values[name] for name in space.fitted]
+
+    first, beside_it = begin(), begin()
+    assert not first.shares_fit
+    assert fit_of(beside_it) != fit_of(first)
+    for n_folds in LADDER.budgets:
+        study.report(first.number, n_folds, GOOD)
+    sharing = [begin(), begin()]
+    assert all(one.shares_fit and fit_of(one) == fit_of(first) for one in sharing)
+    assert len({tuple(one.values.items()) for one in (first, *sharing)}) == 3
+    # They are judged on all folds at once, and are on no rung that others are compared on.
+    assert not study.report(sharing[0].number, 4, Score(1.2, -0.1))
+    assert study.trials()[sharing[0].number].state == "complete"
+    # One that failed is not one less: the search goes on.
+    study.fail(sharing[1].number, "gone")
+    after = begin()
+    assert not after.shares_fit
+    assert fit_of(after) not in (fit_of(first), fit_of(beside_it))
+    # Whoever was judging one when the session died is followed by one that knows the same of it.
+    last = begin()
+    study.report(beside_it.number, 4, GOOD)
+    shared_next = begin()
+    another_session(monkeypatch)
+    assert [study.next(100, 1) for _ in range(3)] == [after, last, shared_next]
+    assert (last.shares_fit, shared_next.shares_fit) == (False, True)

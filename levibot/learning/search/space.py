@@ -95,6 +95,11 @@ class Space:
         """Where the parameters lie that are used without a search."""
         return {dimension.name: Candidate().value(dimension.name) for dimension in self.dimensions}
 
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """The dimensions that models are fitted with; the others say what becomes of their predictions."""
+        return tuple(d.name for d in self.dimensions if d.name.startswith("training."))
+
     def check(self, values: Mapping[str, Value]) -> None:
         """Raises DataError unless there is a value within the limits for each dimension, and no other."""
         if set(values) != {dimension.name for dimension in self.dimensions}:
