@@ -45,7 +45,7 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
     "503": ("not_ready", "BTCUSDT has no signal yet.", "See /readyz."),
 }
 # What may meet a request of any route, and one of a guarded route.
-ALWAYS = ("408", "413", "500", "503")
+ALWAYS = ("400", "408", "413", "500", "503")
 GUARDED = ("401", "429")
 RETRIED = ("408", "429", "503")
 DESCRIPTIONS = {

@@ -44,14 +44,15 @@ def main() -> None:
         ensemble_weights,
         webhook_intake,
     )
-    for actor in detached:
-        actor.start(settings)
     http_options = {
         "host": settings.http_host,
         "port": settings.http_port,
         "request_timeout_s": REQUEST_TIMEOUT_S,
     }
+    # First, for Serve kills a front that is not up in time, as it may be beside ten actors that start.
     serve.start(http_options=http_options)
+    for actor in detached:
+        actor.start(settings)
     # Under Serve's own default name, so that `serve run deployments.app:app` replaces it and does not clash.
     serve.run(app, route_prefix="/")
 

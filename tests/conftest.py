@@ -25,6 +25,7 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("levibot")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two processes share the tests (`make test`), all that starts Ray runs in one of them."""
     for item in items:

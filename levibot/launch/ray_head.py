@@ -54,7 +54,7 @@ class RayHead:
         self._run_id = run_id
         self._child: subprocess.Popen[bytes] | None = None
         self._log = settings.home / "logs" / "ray.log"
-        self._front_ports = free_port(), free_port()
+        self._front_ports = free_port(), free_port(), free_port()
         dashboard = settings.dashboard_port if is_free(settings.dashboard_port) else free_port()
         self.address = f"127.0.0.1:{free_port()}"
         self.dashboard_url = f"http://127.0.0.1:{dashboard}"
@@ -75,6 +75,8 @@ class RayHead:
             # A cluster of one node has nowhere to move its work to.
             RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
             RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="deployments.errors:proxy_middlewares",
+            # Of two cores that start all at once, the front may get little.
+            RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="30",
             **self._fast_ingress(),
             **{RUN_ID_VARIABLE: self._run_id},
         )
@@ -86,7 +88,7 @@ class RayHead:
             return {}
         # A folder of its own would make the sockets' paths longer than HAProxy takes.
         folder = self._temp
-        metrics_port, statistics_port = self._front_ports
+        metrics_port, statistics_port, fallback_port = self._front_ports
         return {
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -99,6 +101,7 @@ class RayHead:
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics_port),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             # A replica that dies under a request closes its connection, and so would HAProxy without a word.
             # To ask once more is safe: what writes takes an idempotency key, or says the same twice.

@@ -388,9 +388,11 @@ UNGUARDED: Mapping[str, str] = {
     "levibot/stores/online.py": "opens for others, who guard their calls",
     "rl/traded_market.py": "read once, when an environment is made; without its market there is none",
     "tune/backfill_features.py": "a job: it is run again, and what was done is not done twice",
+    "tune/backtest.py": "a job: Ray repeats its tasks; one that fails writes no report",
     "tune/registration.py": "a job: one that fails is run again, and publishes nothing twice",
     "tune/search.py": "a job: it goes on with what is in its study",
     "tune/select_features.py": "a job: Ray repeats its tasks; one that fails writes no file",
     "tune/train.py": "a job: Ray repeats its task; one that fails publishes nothing",
     "tune/training_data.py": "a job: without an export it reads the bars, and says so",
+    "tune/walk_ensemble.py": "a job: Ray repeats its task; one that fails publishes nothing",
 }

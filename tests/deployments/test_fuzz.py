@@ -16,6 +16,7 @@ from hypothesis.strategies import just
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from deployments.ensemble import EnsembleState
 from deployments.http import build_http
 from deployments.model_routes import ModelsFace
 from deployments.models import Activated, ModelList
@@ -23,6 +24,8 @@ from deployments.webhook_schemas import WebhookSignal
 from deployments.webhooks import Accepted
 from levibot.access.webhook_signature import check_signature, signature_of
 from levibot.errors import UnknownVersion
+from levibot.stores.live_weights import HeldWeights
+from levibot.stores.shadow import Earned
 from tests.fakes.face import NOON, FakeFace
 
 SECRET = "a secret of more than 32 characters"
@@ -63,6 +66,9 @@ def face(tmp_path_factory: pytest.TempPathFactory) -> FakeFace:
     face = FakeFace(home)
     models: ModelsFace = SomeModels()
     face.models = models
+    held = HeldWeights(NOON.date(), ("trend",), (1.0,), (1.0,), "", {"bull": 1.0}, "prior", "v1.0.0")
+    earned = [Earned("trend", "bull", 2, 5_000.0)]
+    face.ensemble.state = EnsembleState(held, "redis", [held], earned, NOON, "")
     face.webhooks = SignedWebhooks()  # type: ignore[assignment]
     return face
 

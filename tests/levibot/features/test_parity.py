@@ -145,7 +145,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[[list[Se
     def set_up(vectors: list[ServedVector]) -> None:
         newest_first = sorted((v.to_event() for v in vectors), key=lambda event: event.ts, reverse=True)
 
-        def events(base: str, kind: str, *, since: Any = None, limit: int | None = None) -> Any:
+        def events(
+            base: str, kind: str, *, since: Any = None, limit: int | None = None, key: str | None = None
+        ) -> Any:
             return [e for e in newest_first if since is None or e.ts >= since][:limit]
 
         monkeypatch.setattr(client, "events", events)

@@ -78,7 +78,7 @@ def test_kept_models_say_to_the_bit_what_fitted_ones_say_and_are_fitted_once(
     assert fitted[0][1] != fitted[1][1]
     here = KeptModels(tmp_path)
     first = judge(exam, here.fit, {})
-    assert len(list(tmp_path.iterdir())) == N_FOLDS
+    assert len(list(tmp_path.iterdir())) == N_FOLDS * len(QUICK.training.kinds)
     monkeypatch.setattr(kept_models, "train", refuse)
     # In the process that fitted them, and in another one that has only the folder.
     for kept in (here, pickle.loads(pickle.dumps(here))):
