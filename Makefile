@@ -27,7 +27,7 @@ run: install ## start everything and serve signals (SOURCE=, MARKET=, SYMBOLS=, 
 		$(if $(REPLAY_SPEED),--replay-speed $(REPLAY_SPEED))
 
 test: install ## run every test but the slow ones and those on Debian's servers, with coverage of levibot/
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not debian" --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/python -m pytest -m "not slow and not debian" --cov --cov-report=term --cov-fail-under=85
 
 test-fast: install ## run the tests that need no server
 	$(BIN)/python -m pytest -m "not slow and not stores and not ray and not system and not debian"

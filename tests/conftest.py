@@ -25,14 +25,6 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("levibot")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes share the tests (`make test`), all that starts Ray runs in one of them."""
-    for item in items:
-        starts_ray = item.get_closest_marker("ray") or item.get_closest_marker("system")
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def settings_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state folder of the session's servers."""
