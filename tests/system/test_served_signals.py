@@ -56,16 +56,17 @@ def test_a_signal_tells_its_members_and_their_accounts_follow_it(system: LiveSys
     url = f"{system.url}/ai/ensemble/weights"
 
     def days() -> int:
-        accounts = httpx.get(url).json().get("accounts", {})
+        accounts = httpx.get(url, headers=system.headers).json().get("accounts", {})
         return min((account["days"] for account in accounts.values()), default=0)
 
     # A day of market time is 24 s.
     wait_for(lambda: days() >= 1, 60, "priced accounts of every member")
-    answer = httpx.get(url, params={"history_days": 5}).json()
+    answer = httpx.get(url, params={"history_days": 5}, headers=system.headers).json()
     assert set(answer["held"]["weights"]) == members
     assert set(answer["accounts"]) == members | {"ensemble", "router", "fixed_weights"}
     assert answer["problem"] == ""
-    assert 'levibot_ensemble_weight{model="trend"' in httpx.get(f"{system.url}/metrics").text
+    metrics = httpx.get(f"{system.url}/metrics", headers=system.headers).text
+    assert 'levibot_ensemble_weight{model="trend"' in metrics
 
 
 def test_readyz_and_livez_say_what_is_served(system: LiveSystem) -> None:
