@@ -1,5 +1,7 @@
-"""Let a model's members trade its past, and begin its ensemble there instead of with the prior:
-`ray job submit --working-dir . -- python -m tune.walk_ensemble`.
+"""Let a model's members trade its past: `ray job submit --working-dir . -- python -m tune.walk_ensemble`.
+
+Its router learns from that. Where the market has no live days yet the weights begin there too, otherwise they
+go on from where they are.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ def run(settings: Settings, days: int, version: str | None = None, export: Path 
     seed: EnsembleSeed = ray.get(walk.remote(known, splits, metadata, settings.log_level))
     publish_seed(ensembles, chosen, seed)
     log.info(
-        "the ensemble begins where its walk ended",
+        "the walk is published",
         version=chosen,
         as_of=str(seed.weights.as_of),
         router_abstains=seed.router.abstains,

@@ -42,7 +42,7 @@ class Active:
 
     @property
     def basis(self) -> str:
-        """What the weights begin with."""
+        """What the weights of a market without live days begin with."""
         return "prior" if self.seed is None else "walk-forward"
 
     def beginning(self) -> WeightState:
@@ -57,7 +57,9 @@ class WeightKeeping:
     """Learns finished days and publishes the weights; PostgreSQL is what it remembers by.
 
     Each day is learned once: its row is in the history before Redis is told, and the first row of a day
-    stands. State: the active model's seed, so that it is read once.
+    stands. A market without live days begins with the model's seed; one that has them goes on from there, and
+    takes the seed's router. State: the active model and its seed, read once; while there is none it is looked
+    for, since a walk may end long after the activation.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class WeightKeeping:
         """
         active = await self._loaded()
         known = await self._ticks.weights.newest(self._market_id, N_HELD, before=now.date())
+        # What the weights began with stays true of them, whatever is found later.
+        basis = known[0].held.basis if known else active.basis
         state = carried(known[0].state, active.members) if known else active.beginning()
-        if await self._learn(active, state, now):
+        if await self._learn(active, state, basis, now):
             known = await self._ticks.weights.newest(self._market_id, N_HELD, before=now.date())
         held = [_of(active, one) for one in known] or [self._first(active)]
         if tuple(held) != await self._live.read(self._market_id):
@@ -101,9 +105,11 @@ class WeightKeeping:
             raise NotReady("There are no weights without a model: none is active.")
         if self._active is None or self._active.version != version:
             metadata = await asyncio.to_thread(self._registry.metadata, version)
-            seed = await asyncio.to_thread(read_seed, self._ensembles, version)
             members = SignalModel.members_of(metadata)
-            self._active = Active(version, members, datetime.fromisoformat(metadata["train_end"]), seed)
+            self._active = Active(version, members, datetime.fromisoformat(metadata["train_end"]), None)
+        if self._active.seed is None:
+            seed = await asyncio.to_thread(read_seed, self._ensembles, version)
+            self._active = replace(self._active, seed=seed)
         return self._active
 
     def _first(self, active: Active) -> HeldWeights:
@@ -114,7 +120,7 @@ class WeightKeeping:
             state.as_of, active.members, weights, weights, why, {}, active.basis, active.version
         )
 
-    async def _learn(self, active: Active, state: WeightState, now: datetime) -> int:
+    async def _learn(self, active: Active, state: WeightState, basis: str, now: datetime) -> int:
         """How many days were learned."""
         reach = await self._ticks.shadow.reach(self._market_id)
         if reach is None:
@@ -133,7 +139,7 @@ class WeightKeeping:
         panel = await self._panel(now)
 
         def learn() -> list[Known]:
-            return learned(active, state, days, returns, market_days(panel), first)
+            return learned(active, state, days, returns, market_days(panel), first, basis)
 
         made = await asyncio.to_thread(learn)
         n_learned = 0
@@ -180,8 +186,9 @@ def learned(
     returns: FloatArray,
     market: MarketDays,
     first: date,
+    basis: str,
 ) -> list[Known]:
-    """What is known after each of the days from `first` on, oldest first.
+    """What is known after each of the days from `first` on, oldest first. basis: what the weights began with.
 
     days: (D,) none missing, up to the last that is over; returns: (D, M) of `active.members`. The same code
     as over a backtest's history: the regimes are fitted at the model's making, and only filtered since.
@@ -204,7 +211,7 @@ def learned(
             routed=tuple(routed.tolist()),
             abstained=abstained,
             regime=_regime(of_days[row]),
-            basis=active.basis,
+            basis=basis,
             model_version=active.version,
         )
         made.append(Known(held, state))

@@ -39,6 +39,16 @@ class Assembly:
         return self.opinions.positions(self.allocation.of_rows(panel.closes_at, self.held[way]))
 
 
+def earned_alone(opinions: Opinions, tape: Tape, band: float) -> FloatArray:
+    """(D, M) daily net returns of each member that has the account to itself."""
+    return np.column_stack(
+        [
+            tape.daily_returns(tape.trade(tape.ordered(opinions.alone(member)), band))
+            for member in opinions.members
+        ]
+    )
+
+
 def assemble_ensemble(
     opinions: Opinions, panel: Panel, splits: Sequence[Split], tape: Tape, *, band: float, seed: int
 ) -> Assembly:
@@ -47,12 +57,7 @@ def assemble_ensemble(
     opinions: of the panel's rows. tape: of the test, which begins with the first split. Nothing of a day is
     in the weights that are held on it. Raises DataError as `allocate` does.
     """
-    earned = np.column_stack(
-        [
-            tape.daily_returns(tape.trade(tape.ordered(opinions.alone(member)), band))
-            for member in opinions.members
-        ]
-    )
+    earned = earned_alone(opinions, tape, band)
     day = days_of(tape.test.closes_at)
     last_close = tape.test.closes_at[-1]
     fits = [split.fit_at for split in splits if to_datetime64(split.fit_at) < last_close]

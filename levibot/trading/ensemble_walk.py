@@ -19,9 +19,11 @@ from levibot.learning.walk_forward_opinions import walk_forward_opinions
 from levibot.learning.weights import WeightState, weights_over
 from levibot.market.bars import to_datetime64
 from levibot.trading.allocation import on_days, regimes_at
-from levibot.trading.backtest import decided_at_close, simulate
+from levibot.trading.assembly import earned_alone
+from levibot.trading.conditions import Conditions
 from levibot.trading.costs import Costs
-from levibot.trading.metrics import daily_returns, days_of
+from levibot.trading.metrics import days_of
+from levibot.trading.tape import Tape
 
 
 def walk_ensemble(
@@ -56,12 +58,8 @@ def walk_ensemble(
         past, splits, seed=seed, signal=signal, training=training, progress=progress
     )
     members = opinions.members
-    returns = []
-    for member in members:
-        ordered = decided_at_close(opinions.alone(member))[first:last]
-        account = simulate(ordered, test.open, test.close, costs, no_trade_band=signal.no_trade_band)
-        returns.append(daily_returns(test.closes_at, account.equity, account.start_equity))
-    earned, days = np.column_stack(returns)[over], days[over]
+    tape = Tape.of(panel, slice(first, last), Conditions(costs))
+    earned, days = earned_alone(opinions, tape, signal.no_trade_band)[over], days[over]
     regimes = regimes_at(market, [split.fit_at for split in splits])
     own = on_days(market.day, regimes, days)
     _, state = weights_over(WeightState.beginning(members, prior_weights(members)), days, earned, own)

@@ -11,7 +11,7 @@ from rich.table import Table
 from levibot.errors import UsageError
 
 # For a pipe, which has no width that the numbers would have to fit.
-PIPE_WIDTH = 100
+PIPE_WIDTH = 120
 
 
 def check_place(path: Path) -> None:
@@ -47,8 +47,10 @@ def table(record: dict[str, Any], *, is_terminal: bool) -> Table:
         caption=_count(record["trials"]) + _audited(record.get("audit")),
         width=None if is_terminal else PIPE_WIDTH,
     )
-    for column in ("", "Sharpe", "95 %", "PSR", "deflated", "gross", "drawdown", "turnover/day", "annual"):
-        rows.add_column(column, justify="right" if column else "left")
+    # A name that is cut off names two strategies.
+    rows.add_column("", no_wrap=True, min_width=max(map(len, record["trials"]["strategies"])))
+    for column in ("Sharpe", "95 %", "PSR", "deflated", "gross", "drawdown", "turnover/day", "annual"):
+        rows.add_column(column, justify="right")
     for name in record["trials"]["strategies"]:
         row = record[name]
         low, high = row["sharpe_ci95"]

@@ -6,9 +6,7 @@ import asyncio
 import os
 import re
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import psutil
 import pytest
 import ray
 
-from actors import NAMESPACE, event_log
+from actors import event_log
 from actors.processes import Processes
 from levibot.errors import StoreUnavailable, UsageError
 from levibot.settings import Settings
@@ -28,27 +26,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.stores]
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 WRITTEN = [Event("bars", "BTCUSDT", NOON - timedelta(seconds=i), {"n": i}) for i in range(20)]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cluster of this module's own, whatever else runs on the host."""
-    # A socket's path is short, so it is not pytest's folder.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=1,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            object_store_memory=80 * 1024 * 1024,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ import psutil
 import pytest
 import ray
 
-from actors import NAMESPACE, feature_history
+from actors import feature_history
 from actors.feature_history import FeatureHistory
 from levibot.errors import StoreUnavailable, UsageError
 from levibot.features.engine import compute
@@ -157,27 +156,6 @@ async def test_each_pass_checks_parity_and_a_skew_is_told(actor: FeatureHistory)
     assert (await actor.status())["parity"]["differ"] == 1
     text = "\n".join(f"{family.name}" for family in await actor.metrics())
     assert "levibot_feature_parity_differences" in text
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    """A cluster of this test's own, whatever else runs on the host."""
-    # A socket's path is short, so it is not pytest's folder.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=1,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            object_store_memory=80 * 1024 * 1024,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        yield
-        ray.shutdown()
 
 
 def processes_of_the_history() -> list[psutil.Process]:

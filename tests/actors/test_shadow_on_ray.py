@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -44,27 +43,6 @@ BARS_PER_S = 30.0
 BEGIN = MARKET_START + timedelta(days=200)
 N_LIVE = 1_500
 BAND = 0.012
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A cluster of this module's own, whatever else runs on the host."""
-    # A socket's path is short, so it is not pytest's folder.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=1,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            object_store_memory=80 * 1024 * 1024,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

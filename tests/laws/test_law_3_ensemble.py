@@ -91,7 +91,7 @@ def live(days: MarketDays, returns: FloatArray) -> FloatArray:
     begun = WeightState.beginning(MEMBERS, prior_weights(MEMBERS))
     own: list[date] = days.day.astype(object).tolist()
     active = Active("v1.0.0", MEMBERS, made_at, None)
-    known = learned(active, begun, own, returns[: len(days)], days, own[0])
+    known = learned(active, begun, own, returns[: len(days)], days, own[0], "prior")
     return np.array([one.held.weights for one in known])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -93,6 +95,23 @@ def test_an_unknown_symbol_is_refused_in_the_error_shape(system: LiveSystem) -> 
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "unknown_symbol"
     assert "BTCUSDT" in answer.json()["error"]["hint"]
+
+
+def test_what_is_no_request_is_refused_and_the_front_goes_on(system: LiveSystem) -> None:
+    place = urlsplit(system.url)
+    with socket.create_connection((place.hostname, place.port), timeout=10.0) as connection:
+        connection.sendall(b"GARBAGE\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
+
+    assert answer.startswith("HTTP/1.1 400")
+    assert httpx.get(f"{system.url}/livez").status_code == 200
+
+
+def test_the_front_is_controlled_by_its_owner_alone(system: LiveSystem) -> None:
+    (front,) = [one for one in processes_of(system.record.run_id) if one.name() == "haproxy"]
+    configuration = Path(front.cmdline()[front.cmdline().index("-f") + 1])
+
+    assert (configuration.parent / "admin.sock").stat().st_mode & 0o077 == 0
 
 
 def test_status_and_predict_answer_from_another_shell(system: LiveSystem) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from levibot.clock import ManualClock
 from levibot.errors import DataError
@@ -35,26 +32,6 @@ NOW = MARKET_START + N * HOUR
 def panel() -> Panel:
     source = SimulatedSource(SYMBOLS, HOUR, seed=7, edge=0.03)
     return Panel.align({s: source.bars(s, MARKET_START, NOW) for s in SYMBOLS})
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    """A cluster of this test's own, whatever else runs on the host."""
-    # A socket's path is short, so it is not pytest's folder.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=200 * 1024 * 1024,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        yield
-        ray.shutdown()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from levibot.errors import DataError
 from levibot.learning.models.lightgbm import LightGBMParameters
@@ -40,25 +39,6 @@ QUICK = TrainingParameters(
 def histories() -> Iterator[FrozenHistories]:
     with tempfile.TemporaryDirectory() as folder:
         yield FrozenHistories(Path(folder), say=pytest.fail)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A cluster of this module's own, whatever else runs on the host."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=200 * 1024 * 1024,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        yield
-        ray.shutdown()
 
 
 def report(histories: FrozenHistories, walk: Walk | None, **change: Any) -> dict[str, Any]:

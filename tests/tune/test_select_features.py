@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from levibot.errors import DataError
 from levibot.features.views import CORE
@@ -116,26 +114,6 @@ def test_two_folds_that_judge_together_cast_a_ballot_a_combination(known: Knowle
 def test_a_later_market_changes_no_earlier_window(known: Knowledge, selection: Selection) -> None:
     first = selected(known.until(TEST), WINDOWS[:1])
     assert first.windows == selection.windows[:1]
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    """A cluster of this test's own, whatever else runs on the host."""
-    # A socket's path is short, so it is not pytest's folder.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=200 * 1024 * 1024,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.mark.ray

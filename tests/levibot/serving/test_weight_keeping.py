@@ -15,7 +15,7 @@ from levibot.errors import NotReady
 from levibot.learning.ensemble_seed import EnsembleSeed, publish_seed, read_seed
 from levibot.learning.market_days import market_days
 from levibot.learning.members import prior_weights
-from levibot.learning.router import RouterParameters, fit_router, router_features
+from levibot.learning.router import Router, RouterParameters, fit_router, router_features
 from levibot.learning.weights import WeightState
 from levibot.market.bars import FloatArray, Panel, to_datetime
 from levibot.market.simulator import SimulatedSource
@@ -158,23 +158,54 @@ async def test_live_weights_are_those_of_the_backtest_whenever_the_keeper_dies(
     assert await keeper(ticks, live, registry, ensembles).turn(now) == await live.read(MARKET)
 
 
+@pytest.fixture
+def router(panel: Panel) -> Router:
+    """One that leans: sixty days each, what did best lately does best next."""
+    market = market_days(panel)
+    regimes = regimes_at(market, [START + 200 * ONE_DAY])
+    turns = np.where(np.arange(len(market)) // 60 % 2, 0.02, -0.02)[:, None]
+    winners = turns * [1.0, -1.0, 0.0] + np.random.default_rng(2).normal(0.0, 0.01, (len(market), 3))
+    names, features = router_features(market, regimes, MEMBERS, winners)
+    bold = RouterParameters(trees=20, min_rows=60, min_skill=1.0)
+    fitted = fit_router(MEMBERS, names, features, winners, seed=1, parameters=bold)
+    assert not fitted.abstains
+    return fitted
+
+
+async def test_a_walk_that_ends_on_a_running_market_gives_its_router_and_no_weights(
+    ticks: TickStore,
+    live: LiveWeights,
+    registry: Registry,
+    ensembles: Registry,
+    router: Router,
+    earned: FloatArray,
+) -> None:
+    registry.activate("v1.0.0", "first")
+    running = keeper(ticks, live, registry, ensembles)
+    await earn(ticks, earned, 0, 40)
+    before = (await running.turn(TRAIN_END + 40 * ONE_DAY))[0]
+    assert before.abstained == "No router was trained for v1.0.0."
+    walked = WeightState.beginning(MEMBERS, np.array([0.8, 0.1, 0.1]))
+    publish_seed(ensembles, "v1.0.0", EnsembleSeed(walked, router))
+    assert (await running.turn(TRAIN_END + 40 * ONE_DAY))[0] == before
+    await earn(ticks, earned, 40, 41)
+    after = (await running.turn(TRAIN_END + 41 * ONE_DAY))[0]
+    assert (after.abstained, after.basis) == ("", "prior")
+    assert after.routed != after.weights
+    # A day moves the weights by 2 % at most: they went on from where they were.
+    assert np.abs(np.subtract(after.weights, before.weights)).sum() <= 0.02 + 1e-12
+
+
 async def test_a_walk_s_weights_begin_and_its_router_leans_or_says_why_not(
     ticks: TickStore,
     live: LiveWeights,
     registry: Registry,
     ensembles: Registry,
     panel: Panel,
+    router: Router,
     earned: FloatArray,
 ) -> None:
     market = market_days(panel)
-    regimes = regimes_at(market, [START + 200 * ONE_DAY])
-    # Sixty days each: what did best lately does best next.
-    turns = np.where(np.arange(len(market)) // 60 % 2, 0.02, -0.02)[:, None]
-    winners = turns * [1.0, -1.0, 0.0] + np.random.default_rng(2).normal(0.0, 0.01, (len(market), 3))
-    names, features = router_features(market, regimes, MEMBERS, winners)
-    bold = RouterParameters(trees=20, min_rows=60, min_skill=1.0)
-    router = fit_router(MEMBERS, names, features, winners, seed=1, parameters=bold)
-    assert not router.abstains
     weights = replace(
         WeightState.beginning(MEMBERS, prior_weights(MEMBERS)), weights=np.array([0.5, 0.3, 0.2])
     )
