@@ -91,6 +91,8 @@ class KeyFile:
 
     def revoke(self, key_id: str) -> ApiKey:
         """End a key now. Raises UsageError on a key that is not there or has ended."""
+        # Before anything is locked: there may be no folder to lock in.
+        _valid(self._read(), key_id, self._clock.now())
         with self._writing() as keys:
             now = self._clock.now()
             keys[key_id] = ended = replace(_valid(keys, key_id, now), revoked_at=now)

@@ -69,6 +69,12 @@ async def test_the_callers_request_id_is_kept() -> None:
     assert answer.headers["x-request-id"] == answer.json()["error"]["trace_id"] == "mine"
 
 
+async def test_an_overload_is_called_so_and_says_when_to_come_again() -> None:
+    answer = await ask(plays(503, TEXT, b"Request dropped ", b"due to backpressure"))
+    assert ErrorResponse(**answer.json()).error.code == "overloaded"
+    assert answer.headers["retry-after"] == "1"
+
+
 async def test_the_request_id_is_told_once() -> None:
     told = ((b"content-type", b"application/json"), (b"x-request-id", b"mine"), (b"X-Request-ID", b"mine"))
     answer = await ask(plays(200, told, b"{}"))
