@@ -106,6 +106,7 @@ class RayHead:
             # A replica that dies under a request closes its connection, and so would HAProxy without a word.
             # To ask once more is safe: what writes takes an idempotency key, or says the same twice.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+            "RAY_SERVE_HAPROXY_RETRIES": "10",
             # How long a replica that goes still answers: HAProxy knows of it at once.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         }
