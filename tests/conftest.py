@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers, endpoints
 from levibot.stores.ticks import TickStore
+from tests.databases import drop_database
 
 # Drills stand in several folders, and make one page.
 pytest_plugins = ["tests.faults.plugin"]
@@ -61,6 +62,6 @@ async def tick_store(postgres_dsn: str) -> AsyncIterator[TickStore]:
         await store.migrate()
         yield store
         await store.close()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await drop_database(admin, name)
     finally:
         await admin.close()

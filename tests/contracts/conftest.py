@@ -13,6 +13,7 @@ import pytest
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.ticks import TickStore
+from tests.databases import drop_database
 from tests.servers.debian_postgres import DebianPostgres
 from tests.servers.pgbouncer import Pgbouncer
 
@@ -70,7 +71,7 @@ async def database_dsn(postgres_server: str) -> AsyncIterator[str]:
     try:
         await admin.execute(f"CREATE DATABASE {name}")
         yield postgres_server.rsplit("/", 1)[0] + f"/{name}"
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await drop_database(admin, name)
     finally:
         await admin.close()
 

@@ -14,6 +14,7 @@ from levibot.stores import migrations
 from levibot.stores.migrations import migrate, plan, postgres_migrations
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_pool import PoolLimits
+from tests.databases import drop_database
 
 pytestmark = pytest.mark.stores
 
@@ -247,7 +248,7 @@ async def plain_server(postgres_dsn: str) -> AsyncIterator[str]:
     admin = await asyncpg.connect(postgres_dsn)
     await admin.execute("CREATE DATABASE test_engine")
     yield postgres_dsn.rsplit("/", 1)[0] + "/test_engine"
-    await admin.execute("DROP DATABASE test_engine WITH (FORCE)")
+    await drop_database(admin, "test_engine")
     await admin.close()
 
 

@@ -18,6 +18,7 @@ from levibot.stores.connect import open_trial_journal
 from levibot.stores.ticks import TickStore
 from levibot.stores.trial_journal import TrialJournal
 from levibot.trading.trials import YARDSTICKS
+from tests.databases import drop_database
 from tests.levibot.conftest import Command
 from tests.trial_books import same, trial
 
@@ -35,14 +36,19 @@ def ledger_dsn(postgres_dsn: str) -> Iterator[str]:
     """A database of this test alone."""
     name = f"test_{secrets.token_hex(6)}"
 
-    async def ask(query: str) -> None:
+    async def make() -> None:
         db = await asyncpg.connect(postgres_dsn)
-        await db.execute(query)
+        await db.execute(f"CREATE DATABASE {name}")
         await db.close()
 
-    asyncio.run(ask(f"CREATE DATABASE {name}"))
+    async def drop() -> None:
+        db = await asyncpg.connect(postgres_dsn)
+        await drop_database(db, name)
+        await db.close()
+
+    asyncio.run(make())
     yield postgres_dsn.rsplit("/", 1)[0] + f"/{name}"
-    asyncio.run(ask(f"DROP DATABASE {name} WITH (FORCE)"))
+    asyncio.run(drop())
 
 
 def test_without_trials_nothing_is_counted_and_nothing_made(levibot: Command, home: Path) -> None:

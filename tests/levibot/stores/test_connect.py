@@ -11,6 +11,7 @@ import pytest
 from levibot.settings import Settings
 from levibot.stores.connect import open_ticks
 from levibot.stores.embedded import EmbeddedServers
+from tests.databases import drop_database
 
 pytestmark = pytest.mark.stores
 
@@ -29,7 +30,7 @@ async def n_sessions(dsn: str) -> int:
 async def empty_dsn(postgres_dsn: str) -> str:
     """A database that nobody else is connected to."""
     admin = await asyncpg.connect(postgres_dsn)
-    await admin.execute("DROP DATABASE IF EXISTS test_connect WITH (FORCE)")
+    await drop_database(admin, "test_connect")
     await admin.execute("CREATE DATABASE test_connect")
     await admin.close()
     return postgres_dsn.rsplit("/", 1)[0] + "/test_connect"
