@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
@@ -42,9 +42,10 @@ from levibot.resilience.guard import Guard
 from levibot.resilience.lately import Lately
 from levibot.serving.answer import Answer, AnswerPolicy
 from levibot.serving.request_features import RequestFeatures, SymbolFeatures
+from levibot.serving.signal_feed import SignalFeed
 from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
-from levibot.stores.connect import open_durable, open_online, open_ticks
+from levibot.stores.connect import open_durable, open_online, open_signal_stream, open_ticks
 from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.query_profile import PROFILE
@@ -58,6 +59,15 @@ ROUTER_TIMEOUT_S = 2.5
 # How long /readyz waits for a new answer, and how old one may be that it gives instead.
 READY_WAIT_S, READY_LASTS_S = 0.1, 3.0
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A signal, where it was found, and why there is none newer, where that is known."""
+
+    signal: Signal
+    served_from: str
+    problem: str
 
 
 class Api:
@@ -86,6 +96,7 @@ class Api:
         self._events = event_log.Reader("api")
         self._features = online_features.Reader("api")
         self._processes = Processes(router, settings)
+        self.feed = SignalFeed(open_signal_stream(settings, CORE), timeout_s=settings.store_timeout_s)
         self.models: ModelsFace = Models(settings)
         self.ensemble: EnsembleFace = Ensemble(settings)
         limits = KeyLimiter(
@@ -145,12 +156,18 @@ class Api:
 
     async def predict(self, symbol: str) -> Answer:
         """The newest usable signal. Raises UnknownSymbol, or NotReady when nothing may be used."""
-        self._check_served(symbol)
-        signal, served_from, problem = await self._find(symbol)
-        try:
-            return self._policy.answer(signal, self._clock.now(), served_from)
-        except NotReady as exc:
-            raise NotReady(exc.message, hint=problem or exc.hint) from exc
+        answer = (await self.predict_many((symbol,)))[symbol]
+        if isinstance(answer, LeviBotError):
+            raise answer
+        return answer
+
+    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+        """The newest usable signal of each symbol, or what `predict` would raise; the cache is asked once."""
+        served = [symbol for symbol in symbols if symbol in self._symbols]
+        answers: dict[str, Answer | LeviBotError] = {}
+        for symbol, found in (await self._find(served)).items():
+            answers[symbol] = found if isinstance(found, NotReady) else self._answer(found)
+        return {symbol: answers.get(symbol) or self._not_served(symbol) for symbol in symbols}
 
     async def features(self, symbol: str, order_notional: float | None) -> SymbolFeatures:
         """What is known of a symbol now, and of an order. What is not known is MISSING, and no number.
@@ -196,7 +213,7 @@ class Api:
                     versions.add(signal.model_version)
             if not versions:
                 # The cache tells that something is wrong; the router tells what.
-                routed = await self._route(self._symbols[0])
+                routed = (await self._route(self._symbols[:1]))[self._symbols[0]]
                 reasons += [routed.problem] if routed.problem else []
             lacking = await self._lacking_features()
         except StoreError as exc:
@@ -236,7 +253,10 @@ class Api:
 
     def _check_served(self, symbol: str) -> None:
         if symbol not in self._symbols:
-            raise UnknownSymbol(f"{symbol} is not served.", hint=f"Served are: {', '.join(self._symbols)}.")
+            raise self._not_served(symbol)
+
+    def _not_served(self, symbol: str) -> UnknownSymbol:
+        return UnknownSymbol(f"{symbol} is not served.", hint=f"Served are: {', '.join(self._symbols)}.")
 
     async def _lacking_features(self) -> list[str]:
         """Why the vectors of symbols that have bars are not there, one sentence each; empty when they are."""
@@ -251,35 +271,47 @@ class Api:
             return [f"Features are missing for {', '.join(missing)}: {exc.message}"]
         return [f"{s} has no features yet. {problem}".strip() for s in missing if s in expected]
 
-    async def _find(self, symbol: str) -> tuple[Signal, str, str]:
-        """The newest signal there is, where it was found, and why there is none newer, where that is known.
+    async def _find(self, symbols: Sequence[str]) -> dict[str, _Found | NotReady]:
+        """The newest signal of each symbol, or why there is none at all."""
+        cached: dict[str, Signal | None] = {}
+        with suppress(StoreError):
+            cached = await self._redis.call(self._online.read_signals, symbols)
+        now = self._clock.now()
+        fresh = {s: one for s, one in cached.items() if one is not None and self._policy.is_fresh(one, now)}
+        self._last |= fresh
+        others = [symbol for symbol in symbols if symbol not in fresh]
+        routed = await self._route(others) if others else {}
+        return {
+            symbol: _Found(fresh[symbol], "cache", "")
+            if symbol in fresh
+            else self._newest(symbol, cached.get(symbol), routed[symbol])
+            for symbol in symbols
+        }
 
-        Raises NotReady when there is none at all.
-        """
-        try:
-            cached = await self._redis.call(self._online.read_signal, symbol)
-        except StoreError:
-            cached = None
-        if cached is not None and self._policy.is_fresh(cached, self._clock.now()):
-            self._last[symbol] = cached
-            return cached, "cache", ""
-        routed = await self._route(symbol)
+    def _newest(self, symbol: str, cached: Signal | None, routed: Routed) -> _Found | NotReady:
         candidates = (routed.signal, cached, self._last.get(symbol))
         found = max((s for s in candidates if s is not None), key=lambda s: s.as_of, default=None)
         if found is None:
-            raise NotReady(
+            return NotReady(
                 routed.problem or f"{symbol} has no signal yet.", hint=routed.hint or "See /readyz."
             )
         self._last[symbol] = found
         served_from = routed.served_from if found is routed.signal else "memory"
-        return found, served_from, f"{routed.problem} {routed.hint}".strip()
+        return _Found(found, served_from, f"{routed.problem} {routed.hint}".strip())
 
-    async def _route(self, symbol: str) -> Routed:
+    def _answer(self, found: _Found) -> Answer | NotReady:
         try:
-            return await self._ask_router.call(self._remote_signal, symbol)
-        except (LeviBotError, RayError, RayServeException) as exc:
-            return Routed(None, "memory", f"The router does not answer: {exc}", "Try again.")
+            return self._policy.answer(found.signal, self._clock.now(), found.served_from, found.problem)
+        except NotReady as exc:
+            return NotReady(exc.message, hint=found.problem or exc.hint)
 
-    async def _remote_signal(self, symbol: str) -> Routed:
-        routed: Routed = await self._router.signal.remote(symbol)
+    async def _route(self, symbols: Sequence[str]) -> dict[str, Routed]:
+        try:
+            return await self._ask_router.call(self._remote_signals, symbols)
+        except (LeviBotError, RayError, RayServeException) as exc:
+            away = Routed(None, "memory", f"The router does not answer: {exc}", "Try again.")
+            return dict.fromkeys(symbols, away)
+
+    async def _remote_signals(self, symbols: Sequence[str]) -> dict[str, Routed]:
+        routed: dict[str, Routed] = await self._router.signals.remote(symbols)
         return routed

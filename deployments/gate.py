@@ -39,7 +39,7 @@ class Gate:
         if scope["type"] == "http" and (role := role_for(scope["path"])) is not None:
             request = Request(scope)
             try:
-                await self._admission.admit(request.headers.get("authorization"), role)
+                request.state.key_id = await self._admission.admit(request.headers.get("authorization"), role)
             except LeviBotError as exc:
                 await response_of(exc, trace_id_of(request))(scope, receive, send)
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Protocol
 
@@ -20,7 +19,6 @@ from deployments.health_routes import HealthFace, add_health_routes
 from deployments.model_routes import ModelsFace, add_model_routes
 from deployments.openapi import describe
 from deployments.schemas import (
-    BlendEntry,
     ErrorResponse,
     EventEntry,
     EventsRequest,
@@ -28,16 +26,14 @@ from deployments.schemas import (
     FeatureEntry,
     FeaturesRequest,
     FeaturesResponse,
-    PredictRequest,
-    PredictResponse,
     QueryCostEntry,
     SlowQueriesResponse,
     Symbol,
 )
+from deployments.signal_routes import SignalsFace, add_signal_routes
 from deployments.webhook_routes import WebhooksFace, add_webhook_routes
 from levibot import __version__
 from levibot.errors import UsageError
-from levibot.serving.answer import Answer
 from levibot.serving.request_features import SymbolFeatures
 from levibot.stores.events import EventCursor, EventPage, EventQuery
 from levibot.stores.reading import ValueReading
@@ -49,7 +45,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Face(HealthFace, Protocol):
+class Face(HealthFace, SignalsFace, Protocol):
     """What the routes need to know."""
 
     @property
@@ -69,10 +65,6 @@ class Face(HealthFace, Protocol):
     @property
     def ensemble(self) -> EnsembleFace:
         """The weights of the ensemble."""
-        ...
-
-    async def predict(self, symbol: str) -> Answer:
-        """The newest usable signal. Raises UnknownSymbol or NotReady."""
         ...
 
     async def feature_ages(self) -> dict[str, float]:
@@ -124,27 +116,7 @@ def build_http(face: Face) -> FastAPI:
     http.add_middleware(WithinTime)
     http.add_middleware(Edge)
 
-    @http.post("/ai/predict", responses=ERRORS, summary="The signal of a symbol")
-    async def predict(body: PredictRequest, request: Request) -> PredictResponse:
-        """The newest signal: probability up, target position, and how old and how fresh it is."""
-        answer = await face.predict(body.symbol)
-        signal = answer.signal
-        return PredictResponse(
-            symbol=signal.symbol,
-            as_of=signal.as_of,
-            probability_up=signal.probability_up,
-            expected_return=signal.expected_return,
-            target_position=signal.target_position,
-            model_version=signal.model_version,
-            view_version=signal.view_version,
-            feature_age_s=answer.feature_age_s,
-            freshness=answer.freshness,
-            source=signal.source,
-            served_from=answer.served_from,
-            blend=None if signal.blend is None else BlendEntry(**asdict(signal.blend)),
-            trace_id=trace_id_of(request),
-        )
-
+    add_signal_routes(http, face)
     add_health_routes(http, face)
     add_model_routes(http, face.models)
     add_ensemble_routes(http, face.ensemble, face.source)

@@ -20,31 +20,51 @@ WEIGHTS = {
     "regime": {"bull": 0.7, "sideways": 0.2, "bear": 0.1},
 }
 
+SIGNAL = {
+    "symbol": "BTCUSDT",
+    "as_of": NOON,
+    "probability_up": 0.5036,
+    "expected_return": 0.0009,
+    "target_position": 0.039,
+    "model_version": "v1.0.0",
+    "view_version": VIEW,
+    "feature_age_s": 4820.3,
+    "freshness": "FRESH",
+    "source": "simulated",
+    "served_from": "cache",
+    "problem": "",
+    "blend": {
+        "opinions": {"trend": 0.12, "strength": 0.05, "lightgbm": 0.03},
+        "weights": {"trend": 0.34, "strength": 0.33, "lightgbm": 0.33},
+        "positions": {"trend": 0.031, "strength": 0.012, "lightgbm": 0.008, "ensemble": 0.039},
+        "no_trade_band": 0.012,
+        "route": "ensemble",
+        "abstained": "No router was trained for this model.",
+        "regime": {"bull": 0.7, "sideways": 0.2, "bear": 0.1},
+        "weights_from": "redis",
+        "weights_as_of": "2024-04-30",
+        "weights_age_s": 43200.0,
+    },
+    "trace_id": TRACE,
+}
+
 ANSWERS: dict[str, dict[str, Any]] = {
-    "PredictResponse": {
-        "symbol": "BTCUSDT",
-        "as_of": NOON,
-        "probability_up": 0.5036,
-        "expected_return": 0.0009,
-        "target_position": 0.039,
-        "model_version": "v1.0.0",
-        "view_version": VIEW,
-        "feature_age_s": 4820.3,
-        "freshness": "FRESH",
-        "source": "simulated",
-        "served_from": "cache",
-        "blend": {
-            "opinions": {"trend": 0.12, "strength": 0.05, "lightgbm": 0.03},
-            "weights": {"trend": 0.34, "strength": 0.33, "lightgbm": 0.33},
-            "positions": {"trend": 0.031, "strength": 0.012, "lightgbm": 0.008, "ensemble": 0.039},
-            "no_trade_band": 0.012,
-            "route": "ensemble",
-            "abstained": "No router was trained for this model.",
-            "regime": {"bull": 0.7, "sideways": 0.2, "bear": 0.1},
-            "weights_from": "redis",
-            "weights_as_of": "2024-04-30",
-            "weights_age_s": 43200.0,
-        },
+    "PredictResponse": SIGNAL,
+    "BatchResponse": {
+        "answers": [
+            {"symbol": "BTCUSDT", "signal": SIGNAL, "error": None},
+            {
+                "symbol": "ETHUSDT",
+                "signal": None,
+                "error": {
+                    "code": "not_ready",
+                    "message": "ETHUSDT has no signal yet.",
+                    "hint": "See /readyz.",
+                    "trace_id": TRACE,
+                },
+            },
+        ],
+        "n_failed": 1,
         "trace_id": TRACE,
     },
     "EnsembleResponse": {

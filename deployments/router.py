@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,12 +97,16 @@ class Router:
         self._recording = loop.create_task(self._recorder.run())
         self._follower = loop.create_task(self._follow())
 
-    async def signal(self, symbol: str) -> Routed:
-        """The newest signal of a symbol: computed now if it can be, from memory if it cannot."""
+    async def signals(self, symbols: Sequence[str]) -> dict[str, Routed]:
+        """The newest signal of each symbol: computed now if it can be, from memory if it cannot."""
         try:
             signals = await self._compute()
         except LeviBotError as exc:
-            return Routed(self._desk.last.get(symbol), "memory", exc.message, exc.hint)
+            last = self._desk.last
+            return {s: Routed(last.get(s), "memory", exc.message, exc.hint) for s in symbols}
+        return {symbol: self._routed(symbol, signals) for symbol in symbols}
+
+    def _routed(self, symbol: str, signals: Mapping[str, Signal]) -> Routed:
         if symbol not in signals:
             last = self._desk.last.get(symbol)
             return Routed(

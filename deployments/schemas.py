@@ -17,14 +17,6 @@ Version = Annotated[str, StringConstraints(pattern=r"^v[0-9]{1,9}\.[0-9]{1,9}\.[
 NoneIfEmpty = BeforeValidator(lambda value: None if value == "" else value)
 
 
-class PredictRequest(BaseModel):
-    """Which symbol to predict."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"symbol": "BTCUSDT"}]})
-
-    symbol: Symbol
-
-
 class BlendEntry(BaseModel):
     """How the members' opinions became the position."""
 
@@ -40,24 +32,6 @@ class BlendEntry(BaseModel):
     weights_from: str = Field(description="redis, memory or prior")
     weights_as_of: date | None = Field(description="last day that they have learned from, null: from none")
     weights_age_s: float | None = Field(description="market time from the end of that day to as_of")
-
-
-class PredictResponse(BaseModel):
-    """The signal of a symbol, and how far it may be trusted."""
-
-    symbol: str
-    as_of: datetime = Field(description="close of the newest bar that the signal has seen, UTC")
-    probability_up: float = Field(ge=0, le=1, description="that the price is higher one day of bars later")
-    expected_return: float | None = Field(description="over the same time, in units of its volatility")
-    target_position: float = Field(ge=-1, le=1, description="fraction of equity, negative is short")
-    model_version: str
-    view_version: str = Field(description="hash of the feature definitions")
-    feature_age_s: float = Field(ge=0, description="seconds on the market's clock since as_of")
-    freshness: str = Field(description="FRESH or STALE")
-    source: str = Field(description="simulated, parquet or exchange")
-    served_from: str = Field(description="cache, computed or memory")
-    blend: BlendEntry | None = Field(description="null of a signal that was made before members were told")
-    trace_id: str
 
 
 class EnsembleRequest(BaseModel):

@@ -196,7 +196,7 @@ CALLS = (
     CallOut(
         "deployments/api.py",
         "the router's replica",
-        ("_remote_signal",),
+        ("_remote_signals",),
         "what was answered last, with its age",
         "_route",
     ),
@@ -219,7 +219,7 @@ CALLS = (
         "the model's replica",
         ("_remote_signals",),
         "the desk's last signals, with their age",
-        "signal",
+        "signals",
     ),
     CallOut(
         "deployments/processes.py",
@@ -262,6 +262,13 @@ CALLS = (
         ("_write",),
         "the signals wait in memory, and are written later; a decision that came too late says so",
         "_write_all",
+    ),
+    CallOut(
+        "levibot/serving/signal_feed.py",
+        "Redis: the stream of signals",
+        ("_stream",),
+        "nothing comes; what Redis still holds afterwards is told then, and what it lost is told as a gap",
+        "follow",
     ),
     CallOut(
         "levibot/serving/weighing.py",
@@ -360,6 +367,7 @@ BOUNDARIES: Mapping[str, frozenset[str]] = {
             "levibot/stores/redis_connection.py",
             "levibot/stores/redis_url.py",
             "levibot/stores/server_time.py",
+            "levibot/stores/signal_stream.py",
             "levibot/stores/spending.py",
             "levibot/stores/valkey_server.py",
             "levibot/stores/webhook_queue.py",

@@ -11,12 +11,16 @@ from levibot.stores.online import Freshness, Signal
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A signal with its age on the market's clock. `served_from`: cache, computed or memory."""
+    """A signal with its age on the market's clock.
+
+    served_from: cache, computed or memory. problem: why it is not newer, else empty.
+    """
 
     signal: Signal
     feature_age_s: float
     freshness: Freshness
     served_from: str
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class AnswerPolicy:
         """Whether the signal is of the newest bars."""
         return signal.age_s(now) <= self.fresh_bars * self.interval.total_seconds()
 
-    def answer(self, signal: Signal, now: datetime, served_from: str) -> Answer:
+    def answer(self, signal: Signal, now: datetime, served_from: str, problem: str = "") -> Answer:
         """The answer to give at `now`. Raises NotReady when the signal is too old to be used."""
         age_s = signal.age_s(now)
         limit_s = self.usable_bars * self.interval.total_seconds()
@@ -42,4 +46,4 @@ class AnswerPolicy:
                 hint="The feed has stopped or the recorded market has ended; see /readyz.",
             )
         freshness = Freshness.FRESH if self.is_fresh(signal, now) else Freshness.STALE
-        return Answer(signal, age_s, freshness, served_from)
+        return Answer(signal, age_s, freshness, served_from, problem)

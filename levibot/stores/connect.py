@@ -17,6 +17,7 @@ from levibot.stores.online import OnlineStore
 from levibot.stores.postgres_pool import PoolLimits
 from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
+from levibot.stores.signal_stream import SignalStream
 from levibot.stores.ticks import TickStore
 from levibot.stores.trial_journal import TrialJournal
 
@@ -60,6 +61,12 @@ def open_online(settings: Settings, view: FeatureView) -> OnlineStore:
         ttl_s=settings.feature_ttl_s,
         timeout_s=settings.store_timeout_s,
     )
+
+
+def open_signal_stream(settings: Settings, view: FeatureView) -> SignalStream:
+    """The signals of this market and view as they come; connects at the first call."""
+    client = open_redis(endpoints(settings).redis_cache_url, timeout_s=settings.store_timeout_s)
+    return SignalStream(client, settings.market_id, view.version)
 
 
 def open_events(settings: Settings) -> EventStore:

@@ -9,6 +9,7 @@ Keys, all with a time to live:
     SYMBOL:features:vector   the newest row of them, packed (levibot/stores/packed.py)
     SYMBOL:features:window   that row and those before it, packed likewise
     SYMBOL:signal            the newest signal, JSON
+    signals                  those of all symbols as they came, a stream (levibot/stores/signal_stream.py)
 
 The three of features are written together, for all symbols of a cross-section, and none is read as fresh
 beyond its life, whatever the server itself does about it. An older event never replaces a newer one of the
@@ -50,6 +51,7 @@ from levibot.stores.reading import (
 from levibot.stores.redis import ask, open_redis
 from levibot.stores.scripts import WRITE_FEATURES, WRITE_SIGNALS
 from levibot.stores.server_time import ServerTime
+from levibot.stores.signal_stream import SIGNALS, STREAM_LENGTH, STREAM_TTL_MS
 from levibot.stores.signals import Signal, check_signal
 
 __all__ = [
@@ -229,11 +231,11 @@ class OnlineStore:
         if not signals:
             return ()
         newest = instant_text(self._clock.now() + self._interval)
-        arguments: list[str | int] = [round(ttl_s * 1000), newest]
+        arguments: list[str | int] = [round(ttl_s * 1000), newest, STREAM_LENGTH, STREAM_TTL_MS]
         for signal in signals:
             check_signal(signal, self.market_id, self.view_version)
             arguments.append(signal.to_json())
-        keys = [_signal_key(s.symbol) for s in signals]
+        keys = [*(_signal_key(s.symbol) for s in signals), SIGNALS]
         written = await ask("write signals", self._write_signals(keys, arguments))
         return tuple(s.symbol for s, done in zip(signals, written, strict=True) if done)
 
@@ -255,7 +257,18 @@ class OnlineStore:
         Its age is `signal.age_s(clock.now())`. Raises StoreError naming the key when it holds no signal.
         """
         key = _signal_key(symbol)
-        text = await ask("read signal", self._client.get(key))
+        text: Any = await ask("read signal", self._client.get(key))
+        return self._signal(key, text)
+
+    async def read_signals(self, symbols: Sequence[str]) -> dict[str, Signal | None]:
+        """As `read_signal`, of many symbols in one round trip."""
+        if not symbols:
+            return {}
+        keys = [_signal_key(symbol) for symbol in symbols]
+        texts: list[Any] = await ask("read signals", self._client.mget(keys))
+        return {s: self._signal(key, text) for s, key, text in zip(symbols, keys, texts, strict=True)}
+
+    def _signal(self, key: str, text: bytes | None) -> Signal | None:
         if text is None:
             return None
         try:

@@ -53,10 +53,12 @@ return written
 # KEYS: the signals' keys. ARGV: ttl_ms, the newest instant, then for each key the JSON.
 # Instants are texts of one width, so their order is that of time.
 WRITE_SIGNALS = """
-local ttl_ms, newest = ARGV[1], ARGV[2]
+local ttl_ms, newest, stream_length, stream_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local stream = KEYS[#KEYS]
 local written = {}
-for i = 1, #KEYS do
-  local new = cjson.decode(ARGV[2 + i])
+for i = 1, #KEYS - 1 do
+  local given = ARGV[4 + i]
+  local new = cjson.decode(given)
   local text = redis.pcall('GET', KEYS[i])
   local keep = false
   if type(text) == 'string' then
@@ -67,7 +69,11 @@ for i = 1, #KEYS do
     end
   end
   if not keep then
-    redis.call('SET', KEYS[i], ARGV[2 + i], 'PX', ttl_ms)
+    redis.call('SET', KEYS[i], given, 'PX', ttl_ms)
+    if text ~= given then
+      redis.call('XADD', stream, 'MAXLEN', stream_length, '*', 'signal', given)
+      redis.call('PEXPIRE', stream, stream_ttl_ms)
+    end
   end
   written[i] = keep and 0 or 1
 end

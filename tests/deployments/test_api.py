@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ MARKET_ID = "simulated:seed=7:edge=0.03:1h"
 
 
 class FakeRouter:
-    """Stands in for the handle of the router's deployment: `await handle.signal.remote(symbol)`."""
+    """Stands in for the handle of the router's deployment: `await handle.signals.remote(symbols)`."""
 
     def __init__(self) -> None:
         self.answer = Routed(None, "memory", "No model is active.", "Train one.")
@@ -43,14 +43,14 @@ class FakeRouter:
         self.n_asked = 0
 
     @property
-    def signal(self) -> FakeRouter:
+    def signals(self) -> FakeRouter:
         return self
 
-    async def remote(self, symbol: str) -> Routed:
+    async def remote(self, symbols: Sequence[str]) -> dict[str, Routed]:
         self.n_asked += 1
         if self.error is not None:
             raise self.error
-        return self.answer
+        return dict.fromkeys(symbols, self.answer)
 
 
 class FakeFeatures:

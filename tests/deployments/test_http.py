@@ -77,6 +77,7 @@ async def test_a_prediction_says_all_that_it_rests_on(client: httpx.AsyncClient)
         "freshness": "FRESH",
         "source": "simulated",
         "served_from": "cache",
+        "problem": "",
         "blend": None,
         "trace_id": answer.headers["x-request-id"],
     }
@@ -542,6 +543,8 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
         assert shown.endswith("/ErrorResponse")
     assert set(schema["paths"]) == {
         "/ai/predict",
+        "/ai/predict/batch",
+        "/ai/signals/stream",
         "/ai/models/list",
         "/ai/models/activate",
         "/ai/models/{version}/card",

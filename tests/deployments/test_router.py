@@ -188,7 +188,7 @@ async def test_a_broken_active_version_is_said_and_the_last_good_one_answers(
     registry.activate("v1.0.2", "third")
 
     async def is_answered_by_the_second() -> bool:
-        routed = await router.signal(symbol)
+        routed = (await router.signals([symbol]))[symbol]
         assert routed.signal is not None
         return (routed.signal.model_version, routed.served_from) == ("v1.0.1", "computed")
 
@@ -204,7 +204,7 @@ async def test_a_new_version_that_cannot_be_fetched_leaves_the_one_before(
     router: Router, registry: Registry, symbol: str, model: FakeModel
 ) -> None:
     async def is_answered_by(version: str) -> bool:
-        routed = await router.signal(symbol)
+        routed = (await router.signals([symbol]))[symbol]
         return routed.signal is not None and routed.signal.model_version == version
 
     await until(lambda: is_answered_by("v1.0.0"))
@@ -215,7 +215,7 @@ async def test_a_new_version_that_cannot_be_fetched_leaves_the_one_before(
         return "v1.0.1" in model.asked
 
     await until(was_tried)
-    routed = await router.signal(symbol)
+    routed = (await router.signals([symbol]))[symbol]
     assert routed.signal is not None
     assert (routed.signal.model_version, routed.served_from) == ("v1.0.0", "computed")
     model.away = set()
@@ -230,7 +230,7 @@ async def test_with_no_good_version_the_reason_is_told(router: Router, symbol: s
         return bool(told(router, "model_refused"))
 
     await until(has_tried_all)
-    routed = await router.signal(symbol)
+    routed = (await router.signals([symbol]))[symbol]
     assert routed.signal is None
     assert routed.problem == "model.txt of version v1.0.0 is not what was published."
 
@@ -258,8 +258,8 @@ async def test_a_follower_that_ended_makes_the_replica_ill(router: Router) -> No
 async def test_a_served_vector_goes_to_the_event_log_as_the_model_got_it(
     router: Router, symbol: str, online: OnlineStore
 ) -> None:
-    await router.signal(symbol)
-    await router.signal(symbol)
+    await router.signals([symbol])
+    await router.signals([symbol])
     (event,) = told(router, EVENT_TYPE)
     served = ServedVector.from_event(event)
     assert (served.symbol, served.view_version, served.event_time) == (symbol, CORE.version, NOON)
@@ -293,7 +293,7 @@ class TestWrittenDown:
             return bool(await tick_store.signals.read(MARKET_ID, symbol))
 
         await until(is_written)
-        routed = await router.signal(symbol)
+        routed = (await router.signals([symbol]))[symbol]
         assert routed.signal is not None
         blend = routed.signal.blend
         assert blend is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,15 +22,18 @@ from deployments.webhooks import Accepted
 from levibot.access.admission import Admission
 from levibot.access.api_key import Role
 from levibot.access.key_file import KeyFile
-from levibot.errors import NotReady, UnknownSymbol
+from levibot.errors import LeviBotError, NotReady, UnknownSymbol
 from levibot.monitoring.health import Health, State
 from levibot.resilience.dependencies import DEPENDENCIES
 from levibot.serving.answer import Answer
 from levibot.serving.request_features import Requested, SymbolFeatures
+from levibot.serving.signal_feed import SignalFeed
 from levibot.stores.event import EventRow
 from levibot.stores.events import Event, EventCursor, EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
 from levibot.stores.reading import FeatureReading, ValueReading
+from levibot.stores.redis import open_redis
+from levibot.stores.signal_stream import SignalStream
 from levibot.telemetry.exposition import Family
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -111,6 +114,10 @@ class FakeFace:
         self.ensemble = Weighed()
         self.error: Exception | None = None
         self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
+        # Connects when somebody follows.
+        self.feed = SignalFeed(
+            SignalStream(open_redis("redis://127.0.0.1:1", timeout_s=1.0), "market", "abc123")
+        )
         self.is_ready = True
         self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
         self.n_asked = 0
@@ -130,6 +137,15 @@ class FakeFace:
         if symbol != "BTCUSDT":
             raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
         return self.answer
+
+    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+        answers: dict[str, Answer | LeviBotError] = {}
+        for symbol in symbols:
+            try:
+                answers[symbol] = await self.predict(symbol)
+            except LeviBotError as exc:
+                answers[symbol] = exc
+        return answers
 
     async def features(self, symbol: str, order_notional: float | None) -> SymbolFeatures:
         self.n_asked += 1

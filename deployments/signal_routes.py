@@ -1,0 +1,138 @@
+"""The routes of signals: one, many at once, and those to come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, FastAPI, Header, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from deployments.errors import trace_id_of
+from deployments.schemas import BlendEntry, ErrorBody, ErrorResponse
+from deployments.signal_schemas import (
+    BatchEntry,
+    BatchRequest,
+    BatchResponse,
+    PredictRequest,
+    PredictResponse,
+    SignalEntry,
+)
+from levibot.errors import LeviBotError
+from levibot.serving.answer import Answer
+from levibot.serving.signal_feed import Gap, SignalFeed
+from levibot.stores.online import Signal
+from levibot.stores.signal_stream import check_id
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 422, 500, 503)
+}
+JSON_ERROR = {
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
+    "description": "",
+}
+# Serve ends every request after 30 s, in the middle of a line; and a stream must not hold a replica that is
+# being replaced. How long a client waits before it comes again.
+LASTS_S, COME_AGAIN_MS = 25.0, 250
+
+
+class SignalsFace(Protocol):
+    """What the routes need to know of signals."""
+
+    @property
+    def feed(self) -> SignalFeed:
+        """The signals to come."""
+        ...
+
+    async def predict(self, symbol: str) -> Answer:
+        """The newest usable signal. Raises UnknownSymbol or NotReady."""
+        ...
+
+    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+        """The newest usable signal of each symbol, or what `predict` would raise."""
+        ...
+
+
+def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
+    """`/ai/predict`, `/ai/predict/batch` and `/ai/signals/stream` over `face`."""
+
+    @http.post("/ai/predict", responses=ERRORS, summary="The signal of a symbol")
+    async def predict(body: PredictRequest, request: Request) -> PredictResponse:
+        """The newest signal: probability up, target position, and how old and how fresh it is."""
+        return _response(await face.predict(body.symbol), trace_id_of(request))
+
+    @http.post("/ai/predict/batch", responses=ERRORS, summary="The signals of many symbols")
+    async def batch(body: BatchRequest, request: Request) -> BatchResponse:
+        """As `/ai/predict` of each symbol, from one read of the cache. What fails of one, fails of that one
+        alone: the status is 200, and its entry has the error.
+        """
+        trace_id = trace_id_of(request)
+        answers = [_entry(s, a, trace_id) for s, a in (await face.predict_many(body.symbols)).items()]
+        n_failed = sum(answer.error is not None for answer in answers)
+        return BatchResponse(answers=answers, n_failed=n_failed, trace_id=trace_id)
+
+    async def place(
+        request: Request,
+        last_event_id: Annotated[
+            str | None, Header(description="id of the last signal that came; EventSource sends it")
+        ] = None,
+    ) -> AsyncIterator[None]:
+        # Before the answer begins, so that a refusal has its status.
+        request.state.after = check_id(last_event_id) if last_event_id else None
+        with face.feed.place(getattr(request.state, "key_id", "")):
+            yield
+
+    @http.get(
+        "/ai/signals/stream",
+        # The errors are JSON, and not of the response's own class.
+        responses={422: JSON_ERROR},
+        response_class=EventSourceResponse,
+        dependencies=[Depends(place)],
+        summary="Signals as they come",
+    )
+    async def stream(request: Request) -> AsyncIterator[ServerSentEvent]:
+        """Server-sent events: `signal` for each new one, in the order they were made. With the header
+        `Last-Event-ID` the stream goes on after that one; what is no longer kept is told by an event `gap`.
+        It ends every 25 s, for the client to come again with the id of the last signal, as EventSource does
+        by itself. A signal may come twice where its router was replaced: symbol, as_of and version tell.
+        """
+        yield ServerSentEvent(comment="signals", retry=COME_AGAIN_MS)
+        async for told in face.feed.follow(request.state.after, LASTS_S):
+            if isinstance(told, Gap):
+                yield ServerSentEvent(event="gap", data={"reason": told.reason})
+            else:
+                entry = SignalEntry(**_fields(told.signal))
+                yield ServerSentEvent(event="signal", id=told.id, raw_data=entry.model_dump_json())
+
+
+def _fields(signal: Signal) -> dict[str, Any]:
+    return {
+        "symbol": signal.symbol,
+        "as_of": signal.as_of,
+        "probability_up": signal.probability_up,
+        "expected_return": signal.expected_return,
+        "target_position": signal.target_position,
+        "model_version": signal.model_version,
+        "view_version": signal.view_version,
+        "source": signal.source,
+        "blend": None if signal.blend is None else BlendEntry(**asdict(signal.blend)),
+    }
+
+
+def _response(answer: Answer, trace_id: str) -> PredictResponse:
+    return PredictResponse(
+        **_fields(answer.signal),
+        feature_age_s=answer.feature_age_s,
+        freshness=answer.freshness,
+        served_from=answer.served_from,
+        problem=answer.problem,
+        trace_id=trace_id,
+    )
+
+
+def _entry(symbol: str, answer: Answer | LeviBotError, trace_id: str) -> BatchEntry:
+    if isinstance(answer, Answer):
+        return BatchEntry(symbol=symbol, signal=_response(answer, trace_id), error=None)
+    error = ErrorBody(code=answer.code, message=answer.message, hint=answer.hint, trace_id=trace_id)
+    return BatchEntry(symbol=symbol, signal=None, error=error)
