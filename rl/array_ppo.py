@@ -80,7 +80,8 @@ class ArrayLearner(PPOTorchLearner):  # type: ignore[misc]
 
     def _samples(self, fragment: Fragment) -> dict[str, torch.Tensor]:
         """The decisions of a fragment, with what they were worth: (K, …) tensors."""
-        seen = torch.from_numpy(fragment.observations)
+        # What came out of shared memory is read-only, which torch does not take.
+        seen = torch.tensor(fragment.observations)
         with torch.no_grad():
             values = self.module[DEFAULT_MODULE_ID].unwrapped().compute_values({Columns.OBS: seen}).numpy()
         advantages = advantages_of(

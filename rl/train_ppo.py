@@ -81,7 +81,7 @@ def train(
     market = task.make()
     later = task.judge(scaling=market.scaling)
     config = ppo_config(task.make, market, task.game, task.learning, seed=seed, n_runners=n_runners)
-    algorithm = config.build_algo(logger_creator=None)
+    algorithm = config.build_algo()
     told_to = TrainingLog(folder / "events", folder.name)
     judged: dict[int, Exam] = {}
     try:
