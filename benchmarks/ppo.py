@@ -1,10 +1,10 @@
 """Steps sampled and learned a second by PPO on RLlib with whole arrays, beside stable-baselines3's PPO.
 
 Both play the same planted market by the same vector environment, with the same net, batch, minibatches,
-epochs, learning rate, gamma and lambda, in one thread of this process, and both must find the edge:
+epochs, learning rate, gamma and lambda, in one thread of this process. Both must find the edge:
 `found_share` is the net Sharpe ratio on later draws over that of the best policy. stable-baselines3 gets its
-own interface over the environment's buffers and no monitor; it wants ended accounts to begin again in the same
-step, so the step that begins them is taken at once for all where any has ended, as episodes of one length do.
+own interface over the environment's buffers and no monitor; it wants ended accounts to begin again in
+the same step, so the step that begins them is taken at once for all, which have episodes of one length.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TURNS, TURNS_QUICK, REPEATS = 15, 3, 3
 LEARNING = Learning()
 
 
-class LockStep(VecEnv):  # type: ignore[misc]
+class LockStep(VecEnv):
     """`TradingVectorEnv` as stable-baselines3 takes it. No account may end before the others do."""
 
     def __init__(self, market: TradedMarket, game: Game) -> None:
@@ -137,7 +137,9 @@ def main() -> None:
         return measured(batch * turns / took_s, exam)
 
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", _temp_dir=folder)
+        ray.init(
+            address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", _temp_dir=folder
+        )
         result = compare(
             "ppo",
             ours,

@@ -155,7 +155,7 @@ def ppo_config(
     n_runners: 0 plays in this process. Batches are learned in this process, in one thread of torch.
     """
     seen, done = observation_space(market), action_space(game.actions)
-    config = (
+    return (
         PPOConfig(algo_class=ArrayPPO)
         .environment(
             env=None,
@@ -191,4 +191,3 @@ def ppo_config(
         .debugging(seed=seed, log_level="WARNING")
         .reporting(min_time_s_per_iteration=0)
     )
-    return config

@@ -46,6 +46,7 @@ class ArrayRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         # A runner is one of many on its machine.
         if self.worker_index:
             torch.set_num_threads(1)
+        self.num_env_steps_sampled_lifetime = 0
         self.spaces = kwargs.get("spaces") or {}
         self.module: Any = None
         self.env: TradingVectorEnv | None = None
@@ -178,7 +179,7 @@ class ArrayRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
 
     def _begin(self) -> None:
         assert self.env is not None
-        entropy = (self.config.seed or 0, self.worker_index or 0, self.num_env_steps_sampled_lifetime)
+        entropy = [self.config.seed or 0, self.worker_index or 0, self.num_env_steps_sampled_lifetime]
         of_accounts, of_actions = np.random.SeedSequence(entropy).generate_state(2)
         torch.manual_seed(int(of_actions))
         self._seen = self.env.reset(seed=int(of_accounts))[0].copy()

@@ -55,8 +55,10 @@ def decisions_of(module: Any, game: Game) -> Decide:
             said = module.forward_inference({Columns.OBS: torch.from_numpy(seen)})
         logits: npt.NDArray[np.float32] = said[Columns.ACTION_DIST_INPUTS].numpy()
         if game.actions == "discrete":
-            return logits.argmax(axis=1)
-        return np.clip(logits[:, :1], -1.0, 1.0)
+            choices: npt.NDArray[np.int64] = logits.argmax(axis=1)
+            return choices
+        positions: npt.NDArray[np.float32] = np.clip(logits[:, :1], -1.0, 1.0)
+        return positions
 
     return decide
 
@@ -64,7 +66,9 @@ def decisions_of(module: Any, game: Game) -> Decide:
 def sit(decide: Decide, market: TradedMarket, game: Game) -> Exam:
     """Play every symbol once. Raises DataError where the symbols' bars are not of the same days."""
     whole = replace(game, episode=Episode(ruin_share=game.episode.ruin_share))
-    net, gross, held = [], [], []
+    net: list[FloatArray] = []
+    gross: list[FloatArray] = []
+    held: list[float] = []
     for symbol in market.symbols:
         column = market.column(symbol)
         closes_at = market.closes_at[market.begins[column] : market.begins[column + 1]]
@@ -72,7 +76,7 @@ def sit(decide: Decide, market: TradedMarket, game: Game) -> Exam:
         free = TradingEnv.over(market, symbol, replace(whole, costs=FREE))
         said = iter(actions)
         unpaid, _, _ = _play(lambda _, said=said: next(said), free, n_most=len(actions))  # type: ignore[misc]
-        held.append(np.mean(np.abs(positions) > game.no_trade_band))
+        held.append(float(np.mean(np.abs(positions) > game.no_trade_band)))
         for curve, into in ((equity, net), (unpaid, gross)):
             # An account that was ruined earns nothing more.
             level = np.concatenate(([game.start_equity], curve))
@@ -91,7 +95,10 @@ def _play(
     """Equity after each decision, the decisions, and the position that each was made at."""
     at = env.observation_names.index("position")
     seen, _ = env.reset(seed=0)
-    equity, actions, positions, is_over = [], [], [], False
+    equity: list[float] = []
+    positions: list[float] = []
+    actions: list[npt.NDArray[Any]] = []
+    is_over = False
     while not is_over and (n_most is None or len(actions) < n_most):
         action = decide(seen[None, :])
         actions.append(action)

@@ -57,7 +57,7 @@ def advantages_of(
 ) -> Float32Array:
     """Generalised advantages (Schulman et al. 2016, eq. 16) of a fragment, step for step.
 
-    rewards, terminated, truncated: (T, N). values: (T + 1, N) of what was seen before each step and in the end.
+    rewards, terminated, truncated: (T, N). values: (T + 1, N) of what was seen, the end too.
     Returns (T, N). After a termination nothing follows; after a truncation, and after the fragment's last
     step, the value of what is seen next stands for all that would have followed. What a step that is no
     decision is given means nothing, and nothing flows from it into another: the step before it is an end.

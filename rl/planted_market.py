@@ -31,10 +31,19 @@ def planted_market(n_bars: int, drift: float, seed: int) -> TradedMarket:
     opened = np.concatenate((close[:1], close[:-1]))
     ts = np.datetime64("2021-01-01", "us") + np.arange(n_bars) * np.timedelta64(HOUR)
     high, low = np.maximum(opened, close), np.minimum(opened, close)
-    columns = (opened, high, low, close, np.full(n_bars, 1e4))
+    volume = np.full(n_bars, 1e4)
     features = np.concatenate((regime[:, None], rng.normal(size=(n_bars, NOISE_FEATURES))), axis=1)
     return TradedMarket.of_panel(
-        Panel((SYMBOL,), HOUR, ts, *(column[:, None] for column in columns)),
+        Panel(
+            (SYMBOL,),
+            HOUR,
+            ts,
+            opened[:, None],
+            high[:, None],
+            low[:, None],
+            close[:, None],
+            volume[:, None],
+        ),
         features[:, None, :],
         (SYMBOL,),
         to_datetime(ts[0]),

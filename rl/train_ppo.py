@@ -1,4 +1,4 @@
-"""Train a policy: `ray job submit --working-dir . -- python -m rl.train_ppo --num-env-runners 2`, or with `python -m`.
+"""Train a policy: `ray job submit --working-dir . -- python -m rl.train_ppo`, or with `python -m`.
 
 Whatever kills it, the same command with `--resume` goes on from the newest whole checkpoint. Weights and
 optimiser are then exact; the turns after that checkpoint are played again, in new episodes.
@@ -25,6 +25,7 @@ from levibot.clock import SystemClock
 from levibot.errors import LeviBotError, UsageError
 from levibot.launch.commit import current_commit
 from levibot.learning.evidence.book import Scored, TrialBook
+from levibot.learning.walk_forward import end_of_day
 from levibot.market.bars import to_datetime
 from levibot.settings import Settings
 from levibot.stores.connect import open_trial_journal
@@ -34,7 +35,7 @@ from rl.checkpoints import Checkpoints
 from rl.exam import Exam, decisions_of, sit
 from rl.game import Actions, Episode, Game
 from rl.reward import Objective, Reward
-from rl.traded_market import TradedMarket, as_instant, end_of_day
+from rl.traded_market import TradedMarket, as_instant
 from rl.training_log import TrainingLog, told
 
 # In the state folder, one folder a training.
@@ -187,7 +188,9 @@ def main(
     every: Annotated[int, typer.Option(min=1, help="turns from checkpoint to checkpoint")] = 10,
     num_env_runners: Annotated[int, typer.Option(min=0, help="actors that play; 0 plays here")] = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="a few small turns: does it run at all")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the training where it is there")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the training where it is there")
+    ] = False,
 ) -> None:
     """Train a policy on the market of the settings, with PPO."""
     try:
@@ -235,9 +238,7 @@ def main(
         for seed in range(settings.seed, settings.seed + seeds):
             folder = settings.home / TRAININGS / name / f"seed-{seed}"
             # Whoever trains in the hold-out is counted.
-            book.read(
-                begin, end_of_day(judged), partial(run, task, folder, seed=seed), f"train {name}"
-            )
+            book.read(begin, end_of_day(judged), partial(run, task, folder, seed=seed), f"train {name}")
     except LeviBotError as exc:
         sys.stderr.write(f"train_ppo: {exc}\n")
         raise SystemExit(2 if isinstance(exc, UsageError) else 1) from exc

@@ -10,18 +10,27 @@ from typing import Any
 import structlog
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.util.metrics import Gauge
-from tensorboardX import SummaryWriter
+from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 
 log = structlog.get_logger()
 
 # Ray serves them on the node of the driver, with `ray_` before the name.
 GAUGES = {
     "turn": ("levibot_training_turn", "Turns of playing and learning that are done."),
-    "sampled_steps": ("levibot_training_sampled_steps", "Decisions that were sampled since the training began."),
-    "steps_per_s": ("levibot_training_steps_per_second", "Decisions sampled and learned a second, last turn."),
+    "sampled_steps": (
+        "levibot_training_sampled_steps",
+        "Decisions that were sampled since the training began.",
+    ),
+    "steps_per_s": (
+        "levibot_training_steps_per_second",
+        "Decisions sampled and learned a second, last turn.",
+    ),
     "episode_return": ("levibot_training_episode_return", "Mean reward of the episodes that ended last."),
     "entropy": ("levibot_training_entropy", "Of the policy's actions, in nats."),
-    "explained_variance": ("levibot_training_explained_variance", "Share of the returns that the value foresees."),
+    "explained_variance": (
+        "levibot_training_explained_variance",
+        "Share of the returns that the value foresees.",
+    ),
 }
 
 
@@ -48,7 +57,9 @@ class TrainingLog:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._board = SummaryWriter(logdir=str(folder), flush_secs=10)
-        self._gauges = {key: Gauge(metric, text, tag_keys=("training",)) for key, (metric, text) in GAUGES.items()}
+        self._gauges = {
+            key: Gauge(metric, text, tag_keys=("training",)) for key, (metric, text) in GAUGES.items()
+        }
         self._tags = {"training": name}
 
     def turn(self, numbers: Mapping[str, float]) -> None:

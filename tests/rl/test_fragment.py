@@ -24,7 +24,7 @@ N = 6
 
 
 def slow_advantages(fragment: Fragment, values: Any, account: int) -> dict[int, float]:
-    """By step, each from its definition: the discounted sum of what was a surprise, up to the episode's end."""
+    """By step, the discounted sum of all surprises up to the episode's end, by definition."""
     worth = {}
     steps = [t for t in range(len(fragment.rewards)) if fragment.is_decision[t, account]]
     for first in steps:
@@ -94,7 +94,9 @@ def test_a_fragment_is_what_the_environment_says_to_the_same_actions() -> None:
         for t in range(40):
             assert (fragment.observations[t] == seen).all()
             said = fragment.actions[t]
-            seen, rewards, ruined, cut, _ = replayed.step(np.clip(said, -1, 1) if actions == "continuous" else said)
+            seen, rewards, ruined, cut, _ = replayed.step(
+                np.clip(said, -1, 1) if actions == "continuous" else said
+            )
             assert np.allclose(fragment.rewards[t], rewards, atol=1e-7)
             totals, lengths = totals + rewards, lengths + fragment.is_decision[t]
             for i in np.flatnonzero(ruined | cut):

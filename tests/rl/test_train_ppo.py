@@ -69,7 +69,8 @@ def test_a_killed_driver_is_gone_on_with_from_its_newest_whole_checkpoint(tmp_pa
     assert {trial.kind for trial in counted} == {"rl"}
 
 
-def test_a_killed_runner_is_started_again_and_training_goes_on(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_runner_is_started_again_and_training_goes_on() -> None:
     config = ppo_config(TASK.make, TASK.make(), TASK.game, TASK.learning, seed=3, n_runners=2)
     algorithm = config.build_algo()
     try:

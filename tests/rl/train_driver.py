@@ -22,7 +22,7 @@ from rl.train_ppo import Task, train
 DRIFT = 0.002
 
 
-def later_market(scaling: Scaling) -> TradedMarket:  # noqa: ARG001 - drawn markets are of one scale
+def later_market(scaling: Scaling) -> TradedMarket:
     return planted_market(400, DRIFT, 9)
 
 
