@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -25,7 +26,7 @@ from levibot.clock import SystemClock
 from levibot.errors import LeviBotError, UsageError
 from levibot.launch.commit import current_commit
 from levibot.learning.evidence.book import Scored, TrialBook
-from levibot.learning.walk_forward import end_of_day
+from levibot.learning.walk_forward import end_of_day, last_day_before
 from levibot.market.bars import to_datetime
 from levibot.settings import Settings
 from levibot.stores.connect import open_trial_journal
@@ -174,6 +175,56 @@ def _write(there: Path, content: Any) -> None:
     draft.rename(there)
 
 
+def game_of(actions: str, reward: str, drawdown_penalty: float) -> Game:
+    """A week an episode, from anywhere. Raises DataError on what there is not."""
+    return Game(
+        cast(Actions, actions),
+        reward=Reward(cast(Objective, reward), drawdown_penalty=drawdown_penalty),
+        episode=Episode(168, random_start=True),
+    )
+
+
+def task_of(
+    settings: Settings,
+    symbols: Sequence[str],
+    window: tuple[datetime, datetime, datetime],
+    game: Game,
+    *,
+    smoke: bool = False,
+) -> Task:
+    """Learn on the settings' market from the first instant to the second, be judged from there to the third.
+
+    The instants are midnights.
+    """
+    start, until, judge_end = window
+    last_days = last_day_before(until), last_day_before(judge_end)
+    return Task(
+        make=partial(TradedMarket.load, settings, symbols, start, last_days[0]),
+        judge=partial(TradedMarket.load, settings, symbols, until, last_days[1]),
+        game=game,
+        learning=replace(Learning(), n_accounts=SMOKE_ACCOUNTS) if smoke else Learning(),
+        description={
+            "market_id": settings.market_id,
+            "symbols": list(symbols),
+            "window": [instant.isoformat() for instant in window],
+            "actions": game.actions,
+            "reward": [game.reward.objective, game.reward.drawdown_penalty],
+        },
+    )
+
+
+def book_of(settings: Settings, run_id: str) -> TrialBook:
+    """Where the trials of a training are counted."""
+    return TrialBook(
+        open_trial_journal(settings),
+        settings.market_id,
+        SystemClock(),
+        kind="rl",
+        run_id=run_id,
+        git_commit=current_commit(),
+    )
+
+
 def main(
     name: Annotated[str, typer.Option(help="of the training, a folder of the state folder")] = "ppo",
     symbols: Annotated[str, typer.Option(help="with commas between (default: all of the market)")] = "",
@@ -200,33 +251,10 @@ def main(
         if not begin < until < end_of_day(judged):
             raise UsageError(f"Nothing is left to judge on between {end} and {judge_end}.")
         names = tuple(symbols.split(",")) if symbols else settings.symbols
-        game = Game(
-            cast(Actions, actions),
-            reward=Reward(cast(Objective, reward), drawdown_penalty=drawdown_penalty),
-            episode=Episode(168, random_start=True),
-        )
-        task = Task(
-            make=partial(TradedMarket.load, settings, names, start, end),
-            judge=partial(TradedMarket.load, settings, names, until, judge_end),
-            game=game,
-            learning=replace(Learning(), n_accounts=SMOKE_ACCOUNTS) if smoke else Learning(),
-            description={
-                "market_id": settings.market_id,
-                "symbols": list(names),
-                "window": [start, end, judge_end],
-                "actions": actions,
-                "reward": [reward, drawdown_penalty],
-            },
-        )
+        game = game_of(actions, reward, drawdown_penalty)
+        task = task_of(settings, names, (begin, until, end_of_day(judged)), game, smoke=smoke)
         ray.init(address="auto", logging_level="WARNING")
-        book = TrialBook(
-            open_trial_journal(settings),
-            settings.market_id,
-            SystemClock(),
-            kind="rl",
-            run_id=f"train-{name}",
-            git_commit=current_commit(),
-        )
+        book = book_of(settings, f"train-{name}")
         run = partial(
             train,
             book=book,

@@ -76,7 +76,7 @@ def walk_forward(
         raise DataError(f"refit is {refit!r}: it must be one of {', '.join(_MONTHS)}.")
     months = _MONTHS[refit]
     edges = [test_start]
-    while months is not None and (later := _months_later(test_start, months * len(edges))) < test_end:
+    while months is not None and (later := months_later(test_start, months * len(edges))) < test_end:
         edges.append(later)
     edges.append(test_end)
     return tuple(
@@ -144,7 +144,8 @@ def last_day_before(end: datetime) -> datetime:
     return end - timedelta(days=1) if end.timetz() == time(tzinfo=UTC) else end
 
 
-def _months_later(instant: datetime, months: int) -> datetime:
+def months_later(instant: datetime, months: int) -> datetime:
+    """The same day so many months later, or the last one of a shorter month; before, where negative."""
     total = instant.month - 1 + months
     year, month = instant.year + total // 12, total % 12 + 1
     # The 31st has no counterpart in a shorter month.

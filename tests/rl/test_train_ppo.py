@@ -18,10 +18,12 @@ import ray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from levibot.errors import UsageError
+from levibot.settings import Settings
 from rl.array_ppo import ppo_config
 from rl.checkpoints import Checkpoints
 from rl.exam import decisions_of, sit
-from rl.train_ppo import JUDGED, best
+from rl.train_ppo import JUDGED, best, game_of
+from rl.walk_ppo import quarters, walk
 from tests.ray_cluster import own_cluster
 from tests.rl import train_driver
 from tests.rl.train_driver import TASK, go_on
@@ -67,6 +69,24 @@ def test_a_killed_driver_is_gone_on_with_from_its_newest_whole_checkpoint(tmp_pa
     counted = train_driver.book(tmp_path).rivals("", ALWAYS[0], ALWAYS[1])
     assert {trial.parameters["turn"] for trial in counted} >= set(range(1, newest + 3))
     assert {trial.kind for trial in counted} == {"rl"}
+
+
+def test_a_walk_trades_the_quarter_after_the_one_that_chose(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, source="simulated", symbols=("BTCUSDT", "ETHUSDT"))
+    pair = quarters("2022-04-01", "2022-06-30")
+    game = game_of("discrete", "log_return", 0.0)
+    tests = (settings, settings.symbols, pair, game, train_driver.book(tmp_path), tmp_path / "walk")
+    exams, held = walk(*tests, seed=1, n_turns=1, every=1, n_runners=0)
+
+    (one,), (holding,) = exams, held
+    assert len(one.daily_net) == len(holding.daily_net) == 91
+    assert holding.held_share > 0.99
+    (trial,) = train_driver.book(tmp_path).rivals("", ALWAYS[0], ALWAYS[1])
+    # What was counted is what chose, and it was over when the traded quarter began.
+    assert trial.end <= pair[0][1].test_start
+    # The same walk again reads what is there, and trades the same.
+    again, _ = walk(*tests, seed=1, n_turns=1, every=1, n_runners=0)
+    assert np.array_equal(again[0].daily_net, one.daily_net)
 
 
 @pytest.mark.slow
