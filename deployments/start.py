@@ -16,6 +16,7 @@ from actors import (
     online_features,
     outside_data,
     shadow_ledger,
+    shadow_models,
     webhook_intake,
 )
 from deployments.app import app
@@ -41,6 +42,7 @@ def main() -> None:
         feature_monitor,
         outside_data,
         shadow_ledger,
+        shadow_models,
         ensemble_weights,
         webhook_intake,
     )
