@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,18 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
+from levibot.features.engine import compute
+from levibot.features.views import CORE
+from levibot.learning.models.lightgbm import LightGBMParameters
+from levibot.learning.past import ComputedPast, columns_of
+from levibot.learning.training import SIGNAL, TrainingParameters, train, window_bars
+from levibot.market.bars import Panel
+from levibot.market.simulator import SimulatedSource
 from levibot.serving.cross_section import CrossSection
 from levibot.serving.shadow_model import ShadowModel
 from levibot.serving.shadow_process import ShadowAnswer, ShadowProcess
+from levibot.settings import Settings, child_environment
+from levibot.stores.connect import open_registry
 from levibot.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +51,7 @@ def process(behaviour: str, timeout_s: float = 20.0) -> ShadowProcess:
         ("refuses", 20.0, "refused", False),
     ],
 )
-async def test_a_model_that_misbehaves_ends_alone_and_is_asked_again(
+async def test_a_model_that_misbehaves_ends_alone_in_a_process_with_limits(
     behaviour: str, timeout_s: float, outcome: str, is_ended: bool
 ) -> None:
     model = process(behaviour, timeout_s)
@@ -52,26 +61,19 @@ async def test_a_model_that_misbehaves_ends_alone_and_is_asked_again(
         np.testing.assert_array_equal(first.target_position, [0.25, np.nan])
         pid = model.pid
         assert pid is not None
+        child = psutil.Process(pid)
+        assert child.rlimit(resource.RLIMIT_AS) == (1024 << 20, 1024 << 20)
+        assert child.nice() == min(19, psutil.Process().nice() + 10)
         failed = await model.ask(BAD)
         assert failed.outcome == outcome
         assert failed.problem
         assert psutil.pid_exists(pid) is not is_ended
-        again = await model.ask(GOOD)
-        np.testing.assert_array_equal(again.probability_up, [0.6, np.nan])
+        if behaviour == "eats":
+            again = await model.ask(GOOD)
+            np.testing.assert_array_equal(again.probability_up, [0.6, np.nan])
     finally:
         await model.end()
     assert model.pid is None
-
-
-async def test_the_process_has_a_limit_of_memory_and_gives_way_to_others() -> None:
-    model = process("well")
-    try:
-        await model.ask(GOOD)
-        child = psutil.Process(model.pid)
-        assert child.rlimit(resource.RLIMIT_AS) == (1024 << 20, 1024 << 20)
-        assert child.nice() > psutil.Process().nice() or child.nice() == 19
-    finally:
-        await model.end()
 
 
 async def test_a_command_that_cannot_answer_is_told_with_its_code() -> None:
@@ -124,3 +126,36 @@ class TestOffered:
             for outcome in ("answered", "timed_out", "dropped")
         }
         assert counted == {"answered": 1.0, "timed_out": 1.0, "dropped": 2.0}
+
+
+@pytest.mark.slow
+async def test_a_registered_version_says_in_its_process_what_it_says_in_ours(tmp_path: Path) -> None:
+    symbols, hour, start = ("BTCUSDT", "ETHUSDT"), timedelta(hours=1), datetime(2020, 1, 1, tzinfo=UTC)
+    source = SimulatedSource(symbols, hour, seed=5, edge=0.0)
+    end = start + timedelta(days=500)
+    panel = Panel.align({symbol: source.bars(symbol, start, end) for symbol in symbols})
+    features = compute(CORE, panel)
+    model = train(
+        ComputedPast(panel, CORE, SIGNAL.horizons_bars, features).at(end),
+        seed=2,
+        train_start=start,
+        training=TrainingParameters(booster=LightGBMParameters(trees=20), kinds=("lightgbm",), n_folds=2),
+    )
+    settings = Settings(home=tmp_path, symbols=symbols)
+    version = open_registry(settings).publish(model.metadata(), model.to_files())
+    beside = ShadowProcess(
+        (sys.executable, "-m", "levibot.serving.shadow_child", version, str(settings.shadow_memory_mb)),
+        child_environment(settings, PYTHONPATH=str(ROOT)),
+        start_timeout_s=120.0,
+        timeout_s=60.0,
+    )
+    windows = features[-window_bars() :]
+    try:
+        answer = await beside.ask(windows)
+    finally:
+        await beside.end()
+    said = model.signals(columns_of(windows, CORE.names, model.feature_names))
+    assert answer.outcome == "answered", answer.problem
+    assert np.isfinite(answer.target_position).all()
+    np.testing.assert_array_equal(answer.target_position, said.target_position)
+    np.testing.assert_array_equal(answer.probability_up, said.probability_up)
