@@ -22,6 +22,7 @@ from actors import (
     online_features,
     outside_data,
     shadow_ledger,
+    shadow_models,
     webhook_intake,
 )
 from actors.answers import answer_of
@@ -38,6 +39,7 @@ NAMES = (
     feature_monitor.NAME,
     outside_data.NAME,
     shadow_ledger.NAME,
+    shadow_models.NAME,
     ensemble_weights.NAME,
     webhook_intake.NAME,
 )

@@ -16,6 +16,7 @@ from actors import (
     online_features,
     outside_data,
     shadow_ledger,
+    shadow_models,
     webhook_intake,
 )
 from deployments.app import app
@@ -41,6 +42,7 @@ def main() -> None:
         feature_monitor,
         outside_data,
         shadow_ledger,
+        shadow_models,
         ensemble_weights,
         webhook_intake,
     )
@@ -49,7 +51,7 @@ def main() -> None:
         "port": settings.http_port,
         "request_timeout_s": REQUEST_TIMEOUT_S,
     }
-    # First, for Serve kills a front that is not up in time, as it may be beside ten actors that start.
+    # First, for Serve kills a front that is not up in time, as it may be beside all the actors that start.
     serve.start(http_options=http_options)
     for actor in detached:
         actor.start(settings)

@@ -88,6 +88,14 @@ class Settings(BaseSettings):
         0.01, ge=0.0, le=1.0, description="share of the served feature vectors that the event log keeps"
     )
 
+    shadow_versions: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), max_length=4, description="model versions that run beside the served one, and decide nothing"
+    )
+    shadow_memory_mb: int = Field(
+        2048, ge=512, le=1_048_576, description="address space of each; one that needs more ends alone"
+    )
+    shadow_timeout_s: float = Field(10.0, gt=0.0, le=600.0, description="in which each answers, or is ended")
+
     api_keys: Literal["on", "off"] = Field(
         "on", description="off: anybody may ask everything, for development on loopback only"
     )
@@ -141,6 +149,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_symbols(value)
+
+    @field_validator("shadow_versions", mode="before")
+    @classmethod
+    def _split_versions(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(name for part in value.split(",") if (name := part.strip())))
+        return value
 
     @field_validator("http_port", "dashboard_port")
     @classmethod

@@ -152,6 +152,13 @@ CALLS = (
         "_run",
     ),
     CallOut(
+        "actors/shadow_models.py",
+        "Redis: windows for the shadow models",
+        ("online",),
+        "the shadow models wait; what they miss meanwhile is not looked for again",
+        "_run",
+    ),
+    CallOut(
         "actors/ensemble_weights.py",
         "the tick store, the registry and Redis: the weights",
         ("keeping",),

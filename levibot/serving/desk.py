@@ -13,6 +13,7 @@ from levibot.errors import NotReady, StoreUnavailable
 from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
+from levibot.serving.cross_section import CrossSection, newest_cross_section
 from levibot.serving.weighing import Route
 from levibot.stores.online import FeatureReading, OnlineStore, Signal
 
@@ -27,11 +28,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Answered:
-    """The question that a model answered last, and its answer. windows: (R, S, F)."""
+    """The question that a model answered last, and its answer."""
 
     served: Served
-    newest: datetime
-    windows: FloatArray
+    section: CrossSection
     signals: list[Signal]
 
 
@@ -102,22 +102,21 @@ class SignalDesk:
         Raises NotReady without any features online, StoreUnavailable when Redis does not answer.
         """
         readings = await self._redis.call(self._online.get_windows, self._symbols)
-        newest = max((r.event_time for r in readings.values() if r.event_time), default=None)
-        windows = {s: r.rows for s, r in readings.items() if r.event_time == newest and r.rows is not None}
-        if newest is None or not windows:
+        section = newest_cross_section(readings, self._symbols)
+        if section is None:
             raise NotReady(
                 "No features are online for " + ", ".join(self._symbols) + ".",
                 hint="The feed may be starting, or the recorded market may have ended; see /readyz.",
             )
-        stacked = self._cross_section(windows)
-        signals = self._known(served, newest, stacked)
+        newest = section.newest
+        signals = self._known(served, section)
         if signals is None:
-            said = await predict(stacked)
+            said = await predict(section.windows)
             route = await self._weigh(said.opinions.members, newest)
             signals = self._signals(said, route, served, newest)
-            self._answered = _Answered(served, newest, stacked, signals)
+            self._answered = _Answered(served, section, signals)
             self._last |= {s.symbol: s for s in signals}
-            self._on_served([readings[symbol] for symbol in windows])
+            self._on_served([readings[symbol] for symbol in section.symbols])
         await self._keep(signals, ttl_s)
         return {s.symbol: s for s in signals}
 
@@ -130,12 +129,12 @@ class SignalDesk:
         await self._redis.call(keep, signals, ttl_s)
         self._kept, self._renew_at = signals, now + min(RENEW_S, ttl_s / RENEWALS)
 
-    def _known(self, served: Served, newest: datetime, stacked: FloatArray) -> list[Signal] | None:
+    def _known(self, served: Served, section: CrossSection) -> list[Signal] | None:
         """What this model has said of the very same windows."""
         known = self._answered
-        if known is None or (known.served, known.newest) != (served, newest):
+        if known is None or known.served != served or not known.section.is_same(section):
             return None
-        return known.signals if np.array_equal(known.windows, stacked, equal_nan=True) else None
+        return known.signals
 
     def _signals(self, said: Signals, route: Route, served: Served, newest: datetime) -> list[Signal]:
         blends = route.blends(said.opinions, said.no_trade_band)
@@ -157,16 +156,6 @@ class SignalDesk:
             and blend.route in blend.positions
             and np.isfinite(said.probability_up[column])
         ]
-
-    def _cross_section(self, windows: dict[str, FloatArray]) -> FloatArray:
-        """(R, S, F) in the order of the symbols; NaN where a symbol has no features at the newest bar."""
-        rows = max(len(w) for w in windows.values())
-        n_features = next(iter(windows.values())).shape[1]
-        stacked = np.full((rows, len(self._symbols), n_features), np.nan)
-        for column, symbol in enumerate(self._symbols):
-            if symbol in windows:
-                stacked[rows - len(windows[symbol]) :, column] = windows[symbol]
-        return stacked
 
 
 def _finite(value: float) -> float | None:

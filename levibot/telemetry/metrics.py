@@ -183,6 +183,12 @@ class Metrics:
             ("model", "regime"),
             registry=registry,
         )
+        self.shadow_model_asked = Counter(
+            "levibot_shadow_model_asked_total",
+            "Cross-sections for a shadow model, by outcome: answered, refused, timed_out, died or dropped.",
+            ("version", "outcome"),
+            registry=registry,
+        )
         self.feature_parity_checked = Counter(
             "levibot_feature_parity_checked_total",
             "Served feature values that were rebuilt from history.",

@@ -37,6 +37,7 @@ OUTSIDE = {
     ("levibot_ensemble_weight", "gauge", ("model", "way")),
     ("levibot_ensemble_weight_age_seconds", "gauge", ()),
     ("levibot_shadow_pnl", "gauge", ("model", "regime")),
+    ("levibot_shadow_model_asked", "counter", ("version", "outcome")),
     ("levibot_drift_shadow_loss", "gauge", ("model_version",)),
     ("levibot_drift_checked_timestamp_seconds", "gauge", ()),
     ("levibot_outside_polls", "counter", ("source", "outcome")),
