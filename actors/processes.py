@@ -39,7 +39,6 @@ NAMES = (
     feature_monitor.NAME,
     outside_data.NAME,
     shadow_ledger.NAME,
-    shadow_models.NAME,
     ensemble_weights.NAME,
     webhook_intake.NAME,
 )
@@ -48,7 +47,8 @@ TIMEOUT_S = 1.0
 
 def names(settings: Settings) -> tuple[str, ...]:
     """The actors of a run with these settings."""
-    return (*NAMES, *(feature_shard.name_of(index) for index in range(1, settings.feature_shards)))
+    shards = (feature_shard.name_of(index) for index in range(1, settings.feature_shards))
+    return (*NAMES, *shards, *((shadow_models.NAME,) if settings.shadow_versions else ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,7 @@ class ShadowModels:
         self._problem = ""
         loop = asyncio.get_running_loop()
         self._running = [loop.create_task(model.run()) for model in self._models.values()]
-        if self._models:
-            self._running.append(loop.create_task(self._run()))
+        self._running.append(loop.create_task(self._run()))
 
     async def status(self) -> dict[str, Any]:
         """The outcome of each version's last question, None before the first, and the problem there is."""

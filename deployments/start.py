@@ -42,9 +42,9 @@ def main() -> None:
         feature_monitor,
         outside_data,
         shadow_ledger,
-        shadow_models,
         ensemble_weights,
         webhook_intake,
+        *((shadow_models,) if settings.shadow_versions else ()),
     )
     http_options = {
         "host": settings.http_host,

@@ -92,7 +92,7 @@ class Settings(BaseSettings):
         (), max_length=4, description="model versions that run beside the served one, and decide nothing"
     )
     shadow_memory_mb: int = Field(
-        2048, ge=512, le=1_048_576, description="address space of each; one that needs more ends alone"
+        2048, ge=1024, le=1_048_576, description="address space of each; one that needs more ends alone"
     )
     shadow_timeout_s: float = Field(10.0, gt=0.0, le=600.0, description="in which each answers, or is ended")
 

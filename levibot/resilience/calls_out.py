@@ -401,7 +401,7 @@ UNGUARDED: Mapping[str, str] = {
     "levibot/launch/up.py": "an operator waits; a start that fails ends what it has begun, and says why",
     "levibot/stores/connect.py": "opens for others, who guard their calls",
     "levibot/stores/online.py": "opens for others, who guard their calls",
-    "rl/array_runner.py:set_state": "weights from the object store: RLlib starts a runner again that fails in it",
+    "rl/array_runner.py:set_state": "RLlib starts a runner again that cannot read its weights",
     "rl/traded_market.py": "read once, when an environment is made; without its market there is none",
     "tune/backfill_features.py": "a job: it is run again, and what was done is not done twice",
     "tune/backtest.py": "a job: Ray repeats its tasks; one that fails writes no report",

@@ -75,7 +75,6 @@ async def test_the_profile_of_each_process_is_collected_and_the_silent_are_named
         "feature_monitor",
         "outside_data",
         "shadow_ledger",
-        "shadow_models",
         "ensemble_weights",
         "webhook_intake",
     }
