@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModule
+
 from levibot.errors import UsageError
 
 # A checkpoint is whole once it has its name; what a kill left behind still has this one.
@@ -56,3 +59,9 @@ class Checkpoints:
                 f"{self.folder} has no whole checkpoint to go on from.", hint="Begin without `--resume`."
             )
         return turns[-1]
+
+
+def module_of(checkpoint: Path) -> Any:
+    """The policy of a checkpoint of one's own: it holds pickles."""
+    there = checkpoint / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER / COMPONENT_RL_MODULE
+    return RLModule.from_checkpoint(str((there / DEFAULT_MODULE_ID).absolute()))

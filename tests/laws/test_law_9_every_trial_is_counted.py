@@ -42,6 +42,7 @@ SOURCES = {
 SCORERS = {
     *("simulate", "trade", "trade_alone", "sharpe", "sharpe_interval", "performance", "holding"),
     "assemble_ensemble",
+    "sit",
     *("SharpeEstimate", "judge", "overfitting", "sharpe_difference", "regrets", "rehearse"),
 }
 RECORDERS = {"record", "count_trials"}
@@ -66,6 +67,7 @@ FORMULAS: Mapping[str, str] = {
     "levibot/trading/slices.py": "a formula over days that were counted as a whole",
     "levibot/trading/performance.py": "the figures of given orders; who asks holds the ledger",
     "levibot/trading/tape.py": "the account of given positions",
+    "rl/exam.py": "the account of a given policy; who asks for it holds the ledger",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

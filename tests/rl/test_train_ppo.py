@@ -22,8 +22,8 @@ from levibot.settings import Settings
 from rl.array_ppo import ppo_config
 from rl.checkpoints import Checkpoints
 from rl.exam import decisions_of, sit
-from rl.train_ppo import JUDGED, best, game_of
-from rl.walk_ppo import quarters, walk
+from rl.training import JUDGED, best, game_of
+from rl.walk import quarters, walk
 from tests.ray_cluster import own_cluster
 from tests.rl import train_driver
 from tests.rl.train_driver import TASK, go_on
@@ -76,17 +76,18 @@ def test_a_walk_trades_the_quarter_after_the_one_that_chose(tmp_path: Path) -> N
     pair = quarters("2022-04-01", "2022-06-30")
     game = game_of("discrete", "log_return", 0.0)
     tests = (settings, settings.symbols, pair, game, train_driver.book(tmp_path), tmp_path / "walk")
-    exams, held = walk(*tests, seed=1, n_turns=1, every=1, n_runners=0)
+    (quarter,) = walk(*tests, seed=1, n_turns=1, every=1, n_runners=0)
 
-    (one,), (holding,) = exams, held
-    assert len(one.daily_net) == len(holding.daily_net) == 91
-    assert holding.held_share > 0.99
-    (trial,) = train_driver.book(tmp_path).rivals("", ALWAYS[0], ALWAYS[1])
-    # What was counted is what chose, and it was over when the traded quarter began.
-    assert trial.end <= pair[0][1].test_start
-    # The same walk again reads what is there, and trades the same.
-    again, _ = walk(*tests, seed=1, n_turns=1, every=1, n_runners=0)
-    assert np.array_equal(again[0].daily_net, one.daily_net)
+    assert len(quarter.exam.daily_net) == len(quarter.held.daily_net) == 91
+    assert quarter.held.held_share > 0.99
+    chosen, traded = sorted(train_driver.book(tmp_path).rivals("", *ALWAYS), key=lambda trial: trial.start)
+    # What chose was over when the traded quarter began, and both were counted.
+    assert chosen.end <= pair[0][1].test_start == traded.start
+    assert traded.net_sharpe == quarter.exam.net_sharpe
+    # The same walk again reads what is there, trades the same, and counts nothing twice.
+    (again,) = walk(*tests, seed=1, n_turns=1, every=1, n_runners=0)
+    assert np.array_equal(again.exam.daily_net, quarter.exam.daily_net)
+    assert len(train_driver.book(tmp_path).rivals("", *ALWAYS)) == 2
 
 
 @pytest.mark.slow

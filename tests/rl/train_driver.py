@@ -17,7 +17,7 @@ from rl.game import Episode, Game
 from rl.planted_market import planted_market
 from rl.scaling import Scaling
 from rl.traded_market import TradedMarket
-from rl.train_ppo import Task, train
+from rl.training import Task, train
 
 DRIFT = 0.002
 
