@@ -1,0 +1,1 @@
+"""The whole system under load: `python -m tests.load`."""
