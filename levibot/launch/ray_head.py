@@ -17,12 +17,12 @@ from pathlib import Path
 import httpx
 
 from levibot.errors import PortInUse, ProcessError
-from levibot.launch.run_record import RUN_ID_VARIABLE, end_processes, processes_of
+from levibot.launch.head_processes import HeadProcesses
+from levibot.launch.run_record import RUN_ID_VARIABLE
 from levibot.settings import Settings, child_environment
 from levibot.stores.server_process import free_port, is_free
 
 START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 20.0
 OBJECT_STORE_BYTES = 300 * 1024 * 1024
 
 
@@ -47,12 +47,13 @@ def check_port(port: int, setting: str) -> None:
 
 
 class RayHead:
-    """One `ray start --head --block` process. Its children die with it, and it is ended by its own handle."""
+    """The processes of one `ray start --head`, told by the run that they carry in their environment."""
 
     def __init__(self, settings: Settings, run_id: str) -> None:
         self._settings = settings
         self._run_id = run_id
         self._child: subprocess.Popen[bytes] | None = None
+        self._processes = HeadProcesses(run_id)
         self._log = settings.home / "logs" / "ray.log"
         self._front_ports = free_port(), free_port(), free_port()
         dashboard = settings.dashboard_port if is_free(settings.dashboard_port) else free_port()
@@ -141,7 +142,7 @@ class RayHead:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         dashboard_port = self.dashboard_url.rpartition(":")[2]
         command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head"),
             *("--node-ip-address", "127.0.0.1", "--port", self.address.rpartition(":")[2]),
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard_port),
             *("--dashboard-agent-listen-port", str(free_port())),
@@ -163,19 +164,30 @@ class RayHead:
 
     @property
     def is_running(self) -> bool:
-        return self._child is not None and self._child.poll() is None
+        """Whether the cluster is there, or about to be."""
+        if self._child is None:
+            return False
+        return self._child.poll() is None or self._processes.is_running
+
+    def restart_dead(self) -> list[str]:
+        """Start what has died of the head and is not the cluster itself, such as the dashboard."""
+        return self._processes.restart_dead()
 
     def wait(self) -> None:
         """Return when the cluster takes jobs. Raises ProcessError when it ends or does not answer in time."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            if not self.is_running:
+            if self._child is None or self._child.poll():
                 why = last_line(self._log)
                 raise ProcessError(f"The Ray head ended while starting: {why}", hint=f"See {self._log}.")
+            if self._child.poll() is None:
+                time.sleep(0.2)
+                continue
             try:
                 answer = httpx.get(f"{self.dashboard_url}/api/jobs/", timeout=2.0)
                 # With RAY_AUTH_MODE=token the job server is up when it asks who we are.
                 if answer.status_code in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED):
+                    self._processes = HeadProcesses.of_run(self._run_id)
                     return
             except httpx.HTTPError:
                 pass  # not up yet
@@ -185,15 +197,11 @@ class RayHead:
         )
 
     def stop(self) -> None:
-        """End the cluster: asked first, then every process of this run that is left."""
+        """End the cluster, and every process of this run that is left."""
         if self._child is not None and self._child.poll() is None:
-            self._child.terminate()
-            try:
-                self._child.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
-        end_processes(processes_of(self._run_id))
+            self._child.kill()
+            self._child.wait()
+        self._processes.end()
         self._child = None
 
 

@@ -109,7 +109,7 @@ class Run:
             return self._first_answer(deploy)
 
     def watch(self) -> None:
-        """Keep the run up until it is interrupted: a dead store is started again, and trials are taken in.
+        """Keep the run up until it is interrupted: what has died is started again, and trials are taken in.
 
         Raises ProcessError when the Ray head ends.
         """
@@ -117,7 +117,7 @@ class Run:
             self._note_position()
             self._trials.turn()
             self._say_if_training_failed()
-            for name in self._restart_dead():
+            for name in [*self._restart_dead(), *self._head.restart_dead()]:
                 self._steps.say(
                     f"[yellow]{name} had died and was started again.[/yellow]", {"restarted": name}
                 )

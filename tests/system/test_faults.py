@@ -36,6 +36,7 @@ PARTS = {
     "the model": "ServeReplica:default:LightGBM",
     "redis": "redis",
     "postgres": "postgres",
+    "the dashboard": "ray/dashboard/dashboard.py",
 }
 
 
