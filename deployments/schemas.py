@@ -17,6 +17,11 @@ Version = Annotated[str, StringConstraints(pattern=r"^v[0-9]{1,9}\.[0-9]{1,9}\.[
 NoneIfEmpty = BeforeValidator(lambda value: None if value == "" else value)
 
 
+def may_be_empty(schema: dict[str, Any]) -> None:
+    """Tell the schema of a field that `NoneIfEmpty` reads."""
+    schema["anyOf"].append({"type": "string", "maxLength": 0})
+
+
 class BlendEntry(BaseModel):
     """How the members' opinions became the position."""
 
@@ -99,7 +104,11 @@ class FeaturesRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     order_notional: Annotated[float | None, NoneIfEmpty] = Field(
-        None, gt=0, allow_inf_nan=False, description="size of an order in quote currency"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="size of an order in quote currency",
+        json_schema_extra=may_be_empty,
     )
 
 
@@ -134,8 +143,10 @@ class EventsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(100, ge=1, le=1000)
-    event_type: Annotated[EventType | None, NoneIfEmpty] = Field(None, description="such as signal or bars")
-    symbol: Annotated[Symbol | None, NoneIfEmpty] = None
+    event_type: Annotated[EventType | None, NoneIfEmpty] = Field(
+        None, description="such as signal or bars", json_schema_extra=may_be_empty
+    )
+    symbol: Annotated[Symbol | None, NoneIfEmpty] = Field(None, json_schema_extra=may_be_empty)
     since: Annotated[str | None, NoneIfEmpty] = Field(
         None, max_length=64, description="the oldest to show, ISO 8601 with a time zone: 2024-05-01T12:00:00Z"
     )

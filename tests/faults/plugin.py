@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import sections
 from tests.faults.drill import Observed
 from tests.faults.page import BACK_WITHIN_S, GROWS_AT_MOST_MB, PAGE, Row, render
 
@@ -50,8 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if missing:
         terminalreporter.write_line(f"The page of faults is not written. It lacks {'; '.join(missing)}.")
         return
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(render(list(rows.values()), versions()))
+    sections.write(stores=render(list(rows.values()), versions()))
     terminalreporter.write_line(f"{PAGE.name} is written: {len(rows)} rows.")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,18 @@ class LiveSystem:
         """The process of an actor, a replica or a server, found among this run's own."""
         if name in ("redis", "postgres"):
             return self._server_pid(name)
-        for process in processes_of(self.record.run_id):
-            if name in " ".join(process.cmdline()):
-                return process.pid
+        for pid in self.pids_of(name):
+            return pid
         raise LookupError(f"no process {name} in this run")
+
+    def pids_of(self, name: str) -> list[int]:
+        """Every process of the run with this name in its command line."""
+        found = []
+        for process in processes_of(self.record.run_id):
+            with suppress(psutil.NoSuchProcess):
+                if name in " ".join(process.cmdline()):
+                    found.append(process.pid)
+        return found
 
     def _server_pid(self, name: str) -> int:
         stores = endpoints(self.settings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -69,6 +71,54 @@ def test_a_signal_tells_its_members_and_their_accounts_follow_it(system: LiveSys
     assert answer["problem"] == ""
     metrics = httpx.get(f"{system.url}/metrics", headers=system.headers).text
     assert 'levibot_ensemble_weight{model="trend"' in metrics
+
+
+def test_many_symbols_are_answered_at_once_each_for_itself(system: LiveSystem) -> None:
+    asked = ["ETHUSDT", "DOGEUSDT", "BTCUSDT"]
+    answer = httpx.post(
+        f"{system.url}/ai/predict/batch", json={"symbols": asked}, headers=system.headers, timeout=30.0
+    )
+    entries = answer.json()["answers"]
+
+    assert (answer.status_code, answer.json()["n_failed"]) == (200, 1)
+    assert [entry["symbol"] for entry in entries] == asked
+    assert entries[1]["error"]["code"] == "unknown_symbol"
+    assert {entries[n]["signal"]["as_of"] for n in (0, 2)} <= {entries[0]["signal"]["as_of"]}
+
+
+def signals_told(system: LiveSystem, n: int, last_event_id: str | None = None) -> list[tuple[str, str, str]]:
+    """Id, symbol and close of the first `n` signals that the stream tells; it must tell of no gap."""
+    headers = system.headers | ({"last-event-id": last_event_id} if last_event_id else {})
+    told: list[tuple[str, str, str]] = []
+    event: dict[str, str] = {}
+    with httpx.stream("GET", f"{system.url}/ai/signals/stream", headers=headers, timeout=20.0) as answer:
+        for line in answer.iter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                event[name] = value
+            elif event.get("event"):
+                assert event["event"] == "signal"
+                body = json.loads(event["data"])
+                told.append((event["id"], body["symbol"], body["as_of"]))
+                event = {}
+                if len(told) == n:
+                    break
+    return told
+
+
+def test_signals_come_through_the_front_as_they_are_made_and_go_on_after_a_break(system: LiveSystem) -> None:
+    first = signals_told(system, 4)
+    # A bar closes meanwhile, and its signals must come all the same.
+    wait_for(lambda: as_of(system) > datetime.fromisoformat(first[-1][2]), 10, "a newer signal")
+    second = signals_told(system, 8, first[-1][0])
+    told = first + second
+    closes = {symbol: [at for _, one, at in told if one == symbol] for _, symbol, _ in told}
+
+    assert len({id for id, _, _ in told}) == len(told)
+    assert set(closes) == {"BTCUSDT", "ETHUSDT", "SOLUSDT"}
+    for found in closes.values():
+        hours = [datetime.fromisoformat(at).timestamp() / 3600.0 for at in found]
+        assert [later - earlier for earlier, later in pairwise(hours)] == [1.0] * (len(hours) - 1)
 
 
 def test_readyz_and_livez_say_what_is_served(system: LiveSystem) -> None:
