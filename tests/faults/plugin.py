@@ -47,6 +47,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not os.environ.get(WRITE):
         return
     rows, wanted = config.stash[ROWS], config.stash[COLLECTED]
+    if not wanted:
+        return  # a run of something else
     missing = [f"{part}: {fault}" for part, fault in wanted if (part, fault) not in rows]
     if missing:
         terminalreporter.write_line(f"The page of faults is not written. It lacks {'; '.join(missing)}.")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+ROOT = Path(__file__).resolve().parents[2]
 TRY_TIMEOUT_S = 3.0
+BEGUN = "begun\n"
 # Before the second try, where the answer does not say how long.
 PAUSE_S = 0.25
 FRESH_S = 2 * 3600.0
@@ -95,17 +101,42 @@ def wrong_of(one: Try) -> list[str]:
 
 @contextmanager
 def calling(url: str, headers: dict[str, str], symbols: Sequence[str], rate_per_s: float) -> Iterator[Seen]:
-    """Requests in turn for these symbols until the block ends; then those under way are waited for."""
+    """Requests in turn for these symbols until the block ends; then those under way are waited for.
+
+    They come from a process of their own: what a test does meanwhile must not hold them up. What they saw is
+    there after the block.
+    """
+    asked = json.dumps([f"{url}/ai/predict", headers, list(symbols), rate_per_s])
+    command = [sys.executable, "-m", "tests.system.callers"]
+    seen = Seen()
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as caller:
+        assert caller.stdin is not None
+        assert caller.stdout is not None
+        caller.stdin.write(asked + "\n")
+        caller.stdin.flush()
+        try:
+            assert caller.stdout.readline() == BEGUN
+            yield seen
+        finally:
+            caller.stdin.close()
+            told = caller.stdout.read()
+    seen.requests += [[Try(**one) for one in tries] for tries in json.loads(told)]
+
+
+def main() -> None:
+    """Call as the line on the standard input says until that is closed, and tell what was seen."""
+    url, headers, symbols, rate_per_s = json.loads(sys.stdin.readline())
     seen, ended = Seen(), threading.Event()
     caller = threading.Thread(
-        target=lambda: asyncio.run(_call(f"{url}/ai/predict", headers, symbols, rate_per_s, seen, ended))
+        target=lambda: asyncio.run(_call(url, headers, symbols, rate_per_s, seen, ended))
     )
     caller.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        caller.join()
+    sys.stdin.read()
+    ended.set()
+    caller.join()
+    json.dump([[asdict(one) for one in tries] for tries in seen.requests], sys.stdout)
 
 
 async def _call(
@@ -120,6 +151,8 @@ async def _call(
         httpx.AsyncClient(headers=headers, timeout=TRY_TIMEOUT_S, limits=CONNECTIONS) as client,
         asyncio.TaskGroup() as under_way,
     ):
+        sys.stdout.write(BEGUN)
+        sys.stdout.flush()
         started, n = time.monotonic(), 0
         while not ended.is_set():
             # In time even where answers are not: who waits for an answer before asking again sees no outage.
@@ -145,3 +178,7 @@ async def _try(client: httpx.AsyncClient, url: str, symbol: str) -> Try:
         return Try(symbol, answer.status_code, answer.json(), time.monotonic() - started, after_s)
     except (httpx.HTTPError, TimeoutError, ValueError) as exc:
         return Try(symbol, 0, {"problem": repr(exc)}, time.monotonic() - started, PAUSE_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -63,9 +63,7 @@ def test_a_request_has_failed_where_its_second_try_has() -> None:
 
 def test_callers_keep_their_pace_where_nobody_answers() -> None:
     with calling("http://127.0.0.1:1", {}, ("BTCUSDT", "ETHUSDT"), 100.0) as seen:
-        deadline = time.monotonic() + 60.0
-        while len(seen.requests) < 10 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        time.sleep(0.5)
 
     assert seen.failed == len(seen.requests) >= 10
     assert {len(tries) for tries in seen.requests} == {2}
