@@ -27,6 +27,7 @@ RATE_PER_S = 50.0
 # Longer than Serve takes to find a replica that does not answer, and to replace it.
 FROZEN_S = 15.0
 BACK_WITHIN_S = 30.0
+QUIET_S = 3.0
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 NODE = "worker node"
 # The name that a part has in the table, and words of its command line.
@@ -164,6 +165,7 @@ def test_callers_that_ask_twice_see_no_failure_and_nobody_is_told_a_wrong_thing(
     served: LiveSystem, node: Callable[[], int], rows: list[Row], part: str, fault: str
 ) -> None:
     wait_for(lambda: is_served(served, EVER) and len(faces(served)) == 2, 90, "service by two faces")
+    skip_where_busy(served)
     pid = node() if part == NODE else served.pid_of(PARTS[part])
     with calling(served.url, served.headers, SYMBOLS, RATE_PER_S) as seen:
         time.sleep(2.0)
@@ -188,6 +190,18 @@ def test_callers_that_ask_twice_see_no_failure_and_nobody_is_told_a_wrong_thing(
     assert wrong == []
     assert seen.failed == 0, rows[-1]
     assert back_s <= BACK_WITHIN_S, rows[-1]
+
+
+def skip_where_busy(served: LiveSystem) -> None:
+    """Where requests fail although nothing is broken, the machine is measured and not the fault."""
+    with calling(served.url, served.headers, SYMBOLS, RATE_PER_S) as seen:
+        time.sleep(QUIET_S)
+    n, load = len(seen.requests), os.getloadavg()[0]
+    if seen.failed_at_first or n < 0.9 * QUIET_S * RATE_PER_S:
+        pytest.skip(
+            f"The machine is too busy (load average {load:.1f}): of {QUIET_S * RATE_PER_S:.0f} requests with "
+            f"every part whole {n} were sent and {seen.failed_at_first} failed."
+        )
 
 
 def row_of(part: str, fault: str, seen: Seen, n_wrong: int, back_s: float) -> Row:
