@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast test-stores check bench faults optuna-dashboard format lock clean
+.PHONY: help install run test test-fast test-stores check bench faults load soak flame optuna-dashboard format lock clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,17 @@ test-stores: install ## install Debian's servers and run the contract suites on 
 
 faults: install ## injure every store under load, and write docs/operations/faults.md from what was seen
 	LEVIBOT_WRITE_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/contracts/redis/test_failover.py
+	LEVIBOT_WRITE_FAULTS=1 $(BIN)/python -m pytest tests/system/test_fault_matrix.py
+
+load: install ## 100 requests/s on a whole system for 5 minutes, from its cache and past it; fails when a goal is missed
+	$(BIN)/python -m tests.load
+	$(BIN)/python -m tests.load --way cold
+
+soak: install ## the same for an hour: no process may grow
+	$(BIN)/python -m tests.load --soak
+
+flame: install ## a flame graph of the face under that load, in face.svg
+	$(BIN)/python -m tests.load --seconds 60 --flame face.svg
 
 bench: install ## run every benchmark beside its reference; fails when a goal is missed
 	@failed=; for file in benchmarks/*.py; do name=$$(basename $$file .py); \
