@@ -7,7 +7,7 @@ the process of the models or in another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Self
@@ -121,13 +121,18 @@ class Blending:
         """The rules, then the kinds of models."""
         return (*RULES, *self.kinds)
 
-    def signals(self, window: FloatArray, said: Mapping[str, LearnedOpinion]) -> Signals:
+    def signals(
+        self, window: FloatArray, said: Mapping[str, LearnedOpinion], absent: Mapping[str, str] | None = None
+    ) -> Signals:
         """The newest row's signals, (S,) each, of a window (R, S, F) and what was said of its newest row.
 
         A kind that is not in `said` has not answered: its opinion is NaN, its weight goes to the others, and
-        neither the probability nor the return is its. Where no kind has answered both are NaN.
+        neither the probability nor the return is its. Where no kind has answered both are NaN. absent: why
+        those have not, by kind.
         """
-        return self.under_prior(*self.blended(window[-1:], 0, said)).row(-1)
+        opinions, probability_up, expected_return = self.blended(window[-1:], 0, said)
+        told = replace(opinions, absent=dict(absent or {}))
+        return self.under_prior(told, probability_up, expected_return).row(-1)
 
     def under_prior(self, said: Opinions, probability_up: FloatArray, expected_return: FloatArray) -> Signals:
         """The signals while the members weigh what they weigh before anything is known of them."""

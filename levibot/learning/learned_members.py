@@ -26,11 +26,24 @@ class LearnedMembers:
     blending: Blending
     learned: tuple[Learned, ...]
 
+    def __post_init__(self) -> None:
+        longest = max(self.blending.parameters.horizons_bars)
+        predicted = {(part.kind, horizon.bars) for part in self.learned for horizon in part.horizons}
+        for kind in dict.fromkeys(part.kind for part in self.learned):
+            if (kind, longest) not in predicted:
+                raise RegistryError(
+                    f"The member {kind} has no prediction over {longest} bars, the longest horizon.",
+                    hint="Every member must have one: train the version again.",
+                )
+
     @classmethod
     def from_files(
         cls, metadata: Mapping[str, Any], files: Mapping[str, bytes], kinds: Collection[str]
     ) -> Self:
-        """Those of these kinds; what others are made of is not read. Raises RegistryError on broken files."""
+        """Those of these kinds; what others are made of is not read.
+
+        Raises RegistryError on broken files, and on a member without the longest horizon.
+        """
         try:
             parts = [part for part in json.loads(files[FILE])["learned"] if part["kind"] in kinds]
             learned = tuple(Learned.from_files(part, files) for part in parts)
