@@ -1,32 +1,42 @@
-"""The Serve application: Api, Router, base model. `serve run deployments.app:app`."""
+"""The Serve application: Api, Router, members. `serve deploy ops/serve/development.yaml`.
+
+How many replicas there are and how long their queues is said in those files, and nowhere here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import ServeApplicationSchema
 
 from deployments.api import Api
-from deployments.model import ModelReplica
+from deployments.graph import GraphArgs
+from deployments.model import MembersReplica
 from deployments.router import Router
 
-# A dead replica is found within a second and its successor needs a few: service is back well before 15 s.
-HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0, "graceful_shutdown_timeout_s": 5.0}
-# A laptop is a cluster of one node: replicas share its cores instead of claiming them.
-SHARED_CPU = {"num_cpus": 0.1}
+
+def build_app(args: dict[str, Any]) -> Application:
+    """What `serve deploy` calls, and then sets the options of each deployment from its file."""
+    return _graph(GraphArgs.model_validate(args), {})
 
 
-def build_app() -> Application:
-    """The graph, bound and not yet running. Each replica reads the settings of the node it runs on."""
-    model = serve.deployment(
-        name="LightGBM", max_ongoing_requests=16, ray_actor_options=SHARED_CPU, **HEALTH
-    )(ModelReplica).bind()
-    router = serve.deployment(name="Router", max_ongoing_requests=64, ray_actor_options=SHARED_CPU, **HEALTH)(
-        Router
-    ).bind(model)
-    face = serve.deployment(
-        name="Api", max_ongoing_requests=128, max_queued_requests=512, ray_actor_options=SHARED_CPU, **HEALTH
-    )(serve.ingress()(Api))
-    return face.bind(router)
+def as_defined(application: ServeApplicationSchema) -> Application:
+    """The graph of a definition, as `serve deploy` builds it."""
+    options = {
+        one.name: one.model_dump(exclude_unset=True, exclude={"name"}) for one in application.deployments
+    }
+    return _graph(GraphArgs.model_validate(application.args), options)
 
 
-app = build_app()
+def _graph(args: GraphArgs, options: Mapping[str, Mapping[str, Any]]) -> Application:
+    """Bound and not yet running; options by deployment. Replicas read their node's settings."""
+
+    def deployment(name: str, target: Any) -> Any:
+        return serve.deployment(name=name)(target).options(**options.get(name, {}))
+
+    members = {kinds: deployment(name, MembersReplica).bind(kinds) for name, kinds in args.holders().items()}
+    router = deployment("Router", Router).bind(members)
+    return deployment("Api", serve.ingress()(Api)).bind(router)

@@ -44,6 +44,7 @@ SIGNAL = {
         "weights_from": "redis",
         "weights_as_of": "2024-04-30",
         "weights_age_s": 43200.0,
+        "absent": {},
     },
     "trace_id": TRACE,
 }

@@ -6,26 +6,28 @@ import asyncio
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextvars import Context
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from actors import event_letters, event_log
+from deployments.graph import RouterConfig, reconfigured
+from deployments.holder import MembersHandle
 from deployments.loopback import keep_to_loopback
 from deployments.model import TRAIN
 from levibot.errors import LeviBotError, NotReady, RegistryError, StoreUnavailable
 from levibot.features.views import CORE
-from levibot.learning.signal import Signals
+from levibot.learning.blending import Signals
 from levibot.market.bars import FloatArray
-from levibot.resilience.guard import Guard
 from levibot.serving.desk import Served, SignalDesk
+from levibot.serving.member_panel import MemberPanel
 from levibot.serving.recorder import SignalRecorder
 from levibot.serving.sampling import ServedSampler
-from levibot.serving.weighing import Weighing
+from levibot.serving.weighing import Route, Weighing
 from levibot.settings import Settings
 from levibot.stores.active_version import ActiveVersion
 from levibot.stores.connect import open_durable, open_online, open_registry, open_ticks
@@ -37,7 +39,8 @@ from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
 
 POLL_S = 0.25
-MODEL_TIMEOUT_S = 5.0
+# So long a call waits for the first version to be loaded, before it says that there is none yet.
+FIRST_LOAD_S = 2.0
 # A version that could not be used is looked at again after so long: its files may have been put back.
 REFUSED_S = 30.0
 log = structlog.get_logger()
@@ -60,42 +63,50 @@ class Router:
     from the ensemble's actor through Redis.
     """
 
-    def __init__(self, model: DeploymentHandle[Any]) -> None:
+    def __init__(self, members: Mapping[tuple[str, ...], DeploymentHandle[Any]]) -> None:
         keep_to_loopback()
         settings = Settings.load()
         configure_logging(settings.log_level, "router")
         self._settings = settings
         self._clock = settings.clock()
-        self._model = model
+        self._config = RouterConfig()
+        # Nothing is decided before it is known how: Serve tells it after the replica was made.
+        self._configured = asyncio.Event()
         self._registry = open_registry(settings)
         self._active = ActiveVersion(self._registry, timeout_s=settings.store_timeout_s)
         self._online = open_online(settings, CORE)
         self._sampler = ServedSampler(settings.market_id, CORE, settings.served_share, random.Random())
         self._weights = LiveWeights(open_durable(settings))
+        self._weighing = Weighing(self._weights, settings.market_id, timeout_s=settings.store_timeout_s)
         self._desk = SignalDesk(
             self._online,
             settings.symbols,
             timeout_s=settings.store_timeout_s,
-            weigh=Weighing(self._weights, settings.market_id, timeout_s=settings.store_timeout_s).route,
+            weigh=self._weigh,
             on_served=self._tell_served,
         )
         self._recorder = SignalRecorder(
             lambda: open_ticks(settings), settings.market_id, timeout_s=settings.store_timeout_s
         )
-        self._ask_model = Guard(
-            "model",
-            timeout_s=MODEL_TIMEOUT_S,
-            transient=(RayError, RayServeException),
-            unavailable=NotReady,
+        self._panel = MemberPanel(
+            [MembersHandle(kinds, handle) for kinds, handle in members.items()], self._registry.metadata
         )
         self._computing: asyncio.Task[dict[str, Signal]] | None = None
         self._served: str | None = None
+        self._loading: tuple[str, asyncio.Task[None]] | None = None
         self._refused: dict[str, tuple[float, RegistryError]] = {}
         self._told: dict[str, Signal] = {}
         self._events = event_log.Client("router", event_letters.keeper(settings))
         loop = asyncio.get_running_loop()
         self._recording = loop.create_task(self._recorder.run())
         self._follower = loop.create_task(self._follow())
+
+    def reconfigure(self, user_config: object) -> None:
+        """Called by Serve with the `user_config` of the deployment, at first and when it changes."""
+        held = self._config if self._configured.is_set() else None
+        self._config = reconfigured(RouterConfig, user_config, held)
+        self._configured.set()
+        self._desk.ask_again()
 
     async def signals(self, symbols: Sequence[str]) -> dict[str, Routed]:
         """The newest signal of each symbol: computed now if it can be, from memory if it cannot."""
@@ -128,7 +139,9 @@ class Router:
 
     async def close(self) -> None:
         """End the follower and what it waits for, then the connections, so that none is opened again."""
-        tasks = [task for task in (self._follower, self._computing, self._recording) if task is not None]
+        loading = None if self._loading is None else self._loading[1]
+        begun = self._follower, self._computing, self._recording, loading
+        tasks = [task for task in begun if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -141,6 +154,7 @@ class Router:
             raise RuntimeError("The router no longer follows the bars.")
 
     async def _follow(self) -> None:
+        await self._configured.wait()
         while True:
             try:
                 await self._compute()
@@ -153,32 +167,62 @@ class Router:
             await asyncio.sleep(POLL_S)
 
     async def _compute(self) -> dict[str, Signal]:
-        # One computation, however many wait for it.
+        # One computation, however many wait for it; in a context of its own, for the deadline and the trace
+        # of whoever comes first are not the others'.
         if self._computing is None or self._computing.done():
-            self._computing = asyncio.create_task(self._compute_once())
+            self._computing = asyncio.create_task(self._compute_once(), context=Context())
         return await asyncio.shield(self._computing)
 
     async def _compute_once(self) -> dict[str, Signal]:
         while version := await self._usable_version():
             try:
+                version = await self._loaded(version)
                 return await self._compute_with(version)
             except RegistryError as exc:
                 self._refuse(version, exc)
-            except StoreUnavailable:
-                # A version went live whose files cannot be had now: the replica still has the one before.
-                if self._served in (None, version):
-                    raise
-                return await self._compute_with(self._served)
         if not self._refused:
             raise NotReady("No model is active.", hint=f"Train one: {TRAIN}")
         _, problem = next(reversed(self._refused.values()))
         raise problem
 
+    async def _loaded(self, wanted: str) -> str:
+        """The version to ask: the one wanted once its members have it, and until then the one before.
+
+        Raises what came of loading it where there is none before, NotReady while that goes on.
+        """
+        if wanted == self._served:
+            return wanted
+        if self._loading is None or self._loading[0] != wanted:
+            if self._loading is not None:
+                self._loading[1].cancel()
+            self._loading = wanted, asyncio.create_task(self._panel.load(wanted))
+        loading = self._loading[1]
+        # No bar waits for it where a version answers.
+        await asyncio.wait({loading}, timeout=0.0 if self._served else FIRST_LOAD_S)
+        if loading.done():
+            self._loading = None
+            try:
+                loading.result()
+            except (NotReady, StoreUnavailable) as exc:
+                if self._served is None:
+                    raise
+                log.warning("a version cannot be loaded now", version=wanted, reason=str(exc))
+            else:
+                return wanted
+        if self._served is None:
+            raise NotReady(f"{wanted} is being loaded by its members.", hint="Try again in a moment.")
+        return self._served
+
+    async def _weigh(self, members: Sequence[str], as_of: datetime) -> Route:
+        if self._config.weights is None:
+            return await self._weighing.route(members, as_of)
+        return Route.configured(members, self._config.weights)
+
     async def _usable_version(self) -> str | None:
         """The active version; where that cannot be used, the newest of those that were active before."""
         since = time.monotonic() - REFUSED_S
         self._refused = {v: refusal for v, refusal in self._refused.items() if refusal[0] > since}
-        active = await self.active_model()
+        active = self._config.pinned_version or await self.active_model()
         if active not in self._refused:
             return active
         earlier = [entry["version"] for entry in await asyncio.to_thread(self._registry.history)]
@@ -187,13 +231,14 @@ class Router:
     def _refuse(self, version: str, exc: RegistryError) -> None:
         log.error("a model version cannot be used", version=version, reason=str(exc))
         self._refused[version] = time.monotonic(), exc
+        if version == self._served:
+            self._served = None
         payload = {"version": version, "reason": str(exc)}
         self._events.tell([Event("model_refused", "", self._clock.now(), payload)])
 
     async def _compute_with(self, version: str) -> dict[str, Signal]:
         async def predict(window: FloatArray) -> Signals:
-            opinions: Signals = await self._ask_model.call(self._remote_signals, version, window)
-            return opinions
+            return await self._panel.signals(version, window)
 
         served = Served(version, self._settings.source)
         ttl_s = self._settings.feature_ttl_s
@@ -201,16 +246,6 @@ class Router:
         self._served = version
         self._tell(signals.values())
         return signals
-
-    async def _remote_signals(self, version: str, window: FloatArray) -> Signals:
-        try:
-            opinions: Signals = await self._model.signals.remote(version, window)
-        except RayTaskError as exc:
-            # What the replica says of a version is an answer: asking again cures nothing.
-            if isinstance(exc.cause, LeviBotError):
-                raise exc.cause from None
-            raise
-        return opinions
 
     def _tell_served(self, readings: Sequence[FeatureReading]) -> None:
         chosen = self._sampler.choose(readings, self._clock.now())

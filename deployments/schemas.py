@@ -26,7 +26,9 @@ class BlendEntry(BaseModel):
     """How the members' opinions became the position."""
 
     opinions: dict[str, float] = Field(description="of each member, -1 to 1")
-    weights: dict[str, float] = Field(description="of each member, sum 1, that made the position")
+    weights: dict[str, float] = Field(
+        description="of each member that answered, sum 1, that made the position"
+    )
     positions: dict[str, float] = Field(
         description="what each member alone, and each way of weighing, would hold before the no-trade band"
     )
@@ -34,9 +36,13 @@ class BlendEntry(BaseModel):
     route: str = Field(description="router or ensemble: what gave the weights")
     abstained: str = Field(description="why the router did not give them, else empty")
     regime: dict[str, float] = Field(description="probability of each, empty where none is known")
-    weights_from: str = Field(description="redis, memory or prior")
+    weights_from: str = Field(description="redis, memory, prior or configuration")
     weights_as_of: date | None = Field(description="last day that they have learned from, null: from none")
     weights_age_s: float | None = Field(description="market time from the end of that day to as_of")
+    absent: dict[str, str] = Field(
+        description="members that did not answer, and why: not_loaded, deadline_passed, crashed, failed, "
+        "overloaded or circuit_open; what they weigh went to the others"
+    )
 
 
 class EnsembleRequest(BaseModel):

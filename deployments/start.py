@@ -19,11 +19,10 @@ from actors import (
     shadow_models,
     webhook_intake,
 )
-from deployments.app import app
+from deployments.app import as_defined
+from deployments.graph import definition
 from levibot.settings import Settings
 from levibot.telemetry.logging import configure_logging
-
-REQUEST_TIMEOUT_S = 30.0
 
 
 def main() -> None:
@@ -46,17 +45,15 @@ def main() -> None:
         webhook_intake,
         *((shadow_models,) if settings.shadow_versions else ()),
     )
-    http_options = {
-        "host": settings.http_host,
-        "port": settings.http_port,
-        "request_timeout_s": REQUEST_TIMEOUT_S,
-    }
+    application, http_options = definition(settings.graph)
+    # Where it listens is a setting of the run.
+    http_options |= {"host": settings.http_host, "port": settings.http_port}
     # First, for Serve kills a front that is not up in time, as it may be beside all the actors that start.
     serve.start(http_options=http_options)
     for actor in detached:
         actor.start(settings)
-    # Under Serve's own default name, so that `serve run deployments.app:app` replaces it and does not clash.
-    serve.run(app, route_prefix="/")
+    # Under the definition's name, so that `serve deploy` of it replaces this one and does not clash.
+    serve.run(as_defined(application), name=application.name, route_prefix=application.route_prefix)
 
 
 if __name__ == "__main__":

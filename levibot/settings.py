@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         0.01, ge=0.0, le=1.0, description="share of the served feature vectors that the event log keeps"
     )
 
+    graph: str = Field(
+        "development",
+        pattern=r"^[a-z][a-z0-9-]*$",
+        description="definition of the serving graph, in ops/serve",
+    )
     shadow_versions: Annotated[tuple[str, ...], NoDecode] = Field(
         (), max_length=4, description="model versions that run beside the served one, and decide nothing"
     )

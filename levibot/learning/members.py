@@ -11,8 +11,8 @@ are the signal of three parts: each rule is one part, the learned members share 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -74,7 +74,8 @@ class Opinions:
 
     values: (T, S, M) in [-1, 1], NaN where there is no signal. unit: (T, S) the position, a fraction of
     equity, of a score of 1: what the volatility target leaves of a symbol's share. probability_up: (T, S, M)
-    calibrated, that the price is higher after the longest horizon; NaN for rules, which state none.
+    calibrated, that the price is higher after the longest horizon; NaN for rules, which state none. absent:
+    the members that were asked and did not answer, and why; their values are NaN.
     """
 
     members: tuple[str, ...]
@@ -82,6 +83,7 @@ class Opinions:
     unit: FloatArray
     probability_up: FloatArray
     sides: Sides = "long-short"
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def positions(self, weights: FloatArray) -> FloatArray:
         """(T, S) of the ensemble under weights (M,), or (T, M) of each row; NaN where there is no signal."""

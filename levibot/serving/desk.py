@@ -91,6 +91,10 @@ class SignalDesk:
         """The newest signals this desk has computed."""
         return dict(self._last)
 
+    def ask_again(self) -> None:
+        """Take no answer for known: what weighs the members has changed."""
+        self._answered = None
+
     async def compute(
         self, predict: Callable[[FloatArray], Awaitable[Signals]], served: Served, ttl_s: float
     ) -> dict[str, Signal]:
@@ -98,7 +102,8 @@ class SignalDesk:
 
         predict: takes the windows (R, S, F), NaN for a symbol without features there. Such a symbol, or one
         for which the model has no opinion, gets no signal: what is missing is not zero.
-        For the windows that it answered last the model is not asked again: its signals live on.
+        For the windows that it answered last the model is not asked again: its signals live on, and what was
+        decided at a close stays what was decided. A member that was absent then takes part at the next one.
         Raises NotReady without any features online, StoreUnavailable when Redis does not answer.
         """
         readings = await self._redis.call(self._online.get_windows, self._symbols)

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import numpy as np
 
 from levibot.errors import RegistryError, StoreError, StoreUnavailable
-from levibot.learning.members import Opinions, prior_weights
+from levibot.learning.members import Opinions, given_to_present, prior_weights
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
 from levibot.stores.live_weights import HeldWeights, LiveWeights
@@ -25,7 +25,7 @@ class Route:
     """The weights of one decision.
 
     ensemble, routed: (M,) of `members`; routed are the ensemble's own where `abstained` says why. read_from:
-    redis, memory or prior. The others as in `Blend`.
+    redis, memory, prior or configuration. The others as in `Blend`.
     """
 
     members: tuple[str, ...]
@@ -43,6 +43,14 @@ class Route:
         weights = prior_weights(members)
         return cls(tuple(members), weights, weights, why, {}, "prior", None, None)
 
+    @classmethod
+    def configured(cls, members: Sequence[str], weights: Mapping[str, float]) -> Route:
+        """The weights that an operator has set; the prior, and why, where they are of other members."""
+        if set(weights) != set(members):
+            return cls.prior(members, f"The weights set are of other members: {', '.join(weights)}.")
+        given = np.array([weights[member] for member in members])
+        return cls(tuple(members), given, given, "An operator has set them.", {}, "configuration", None, None)
+
     def blends(self, opinions: Opinions, no_trade_band: float) -> list[Blend | None]:
         """Of each symbol of one row of opinions, (1, S, M); None where nobody has an opinion."""
         weights = {ENSEMBLE: self.ensemble, ROUTER: self.routed, FIXED: prior_weights(self.members)}
@@ -51,11 +59,12 @@ class Route:
         route = ENSEMBLE if self.abstained else ROUTER
         return [
             self._blend(
-                {m: float(v) for m, v in zip(self.members, said, strict=True) if np.isfinite(v)},
+                said,
                 {name: float(of[s]) for name, of in positions.items() if np.isfinite(of[s])},
                 no_trade_band,
-                weights[route],
+                given_to_present(weights[route], np.isfinite(said)),
                 route,
+                opinions.absent,
             )
             if np.isfinite(said).any()
             else None
@@ -64,23 +73,26 @@ class Route:
 
     def _blend(
         self,
-        opinions: dict[str, float],
+        opinions: FloatArray,
         positions: dict[str, float],
         no_trade_band: float,
         weights: FloatArray,
         route: str,
+        absent: Mapping[str, str],
     ) -> Blend:
+        heard = [n for n, opinion in enumerate(opinions) if np.isfinite(opinion)]
         return Blend(
-            opinions=opinions,
+            opinions={self.members[n]: float(opinions[n]) for n in heard},
             positions=positions,
             no_trade_band=no_trade_band,
-            weights=dict(zip(self.members, weights.tolist(), strict=True)),
+            weights={self.members[n]: float(weights[n]) for n in heard},
             route=route,
             abstained=self.abstained,
             regime=dict(self.regime),
             weights_from=self.read_from,
             weights_as_of=self.as_of,
             weights_age_s=self.age_s,
+            absent=dict(absent),
         )
 
 

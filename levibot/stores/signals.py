@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
 from typing import Any, Self
 
@@ -19,11 +19,13 @@ class Blend:
 
     opinions: of each member, in [-1, 1]; one without an opinion is left out. positions: fractions of equity,
     before the no-trade band, that each member would hold alone, and each way of weighing
-    (levibot/serving/weighing.py). no_trade_band: fraction of equity. weights: of each member, sum 1, the ones
-    that made the position. route: `router` or `ensemble`, what gave them; abstained: why the router did not,
-    else empty. regime: probability of each, empty where none is known. weights_from: redis, memory or prior.
+    (levibot/serving/weighing.py). no_trade_band: fraction of equity. weights: of each member that has an
+    opinion, sum 1, the ones that made the position: what the others weigh went to these in proportion.
+    route: `router` or `ensemble`, what gave them; abstained: why the router did not, else empty. regime:
+    probability of each, empty where none is known. weights_from: redis, memory, prior or configuration.
     weights_as_of: the last day that the weights have learned from, None where from none. weights_age_s:
-    market time since that day was over, None likewise.
+    market time since that day was over, None likewise. absent: the members that did not answer, and why
+    (levibot/serving/member_panel.py).
     """
 
     opinions: Mapping[str, float]
@@ -36,6 +38,7 @@ class Blend:
     weights_from: str
     weights_as_of: date | None
     weights_age_s: float | None
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -76,7 +79,7 @@ class Signal:
     def to_json(self) -> str:
         """All of it. Raises ValueError on a number that JSON has no word for."""
         blend = None if self.blend is None else self.blend.to_json()
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return json.dumps(values | {"as_of": instant_text(self.as_of), "blend": blend}, allow_nan=False)
 
     @classmethod

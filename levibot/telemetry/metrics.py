@@ -177,6 +177,12 @@ class Metrics:
             "Market time since the last day that the weights have learned from was over; none before.",
             registry=registry,
         )
+        self.member_absent = Counter(
+            "levibot_member_absent_total",
+            "Cross-sections that a member did not answer, by reason, as in levibot/serving/member_panel.py.",
+            ("member", "reason"),
+            registry=registry,
+        )
         self.shadow_pnl = Gauge(
             "levibot_shadow_pnl",
             "Net profit of a shadow account as a share of what it began with, by the regime of each day.",

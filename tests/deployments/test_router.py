@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deployments.router import Router
+from deployments.router import Routed, Router
 from levibot.clock import ManualClock
-from levibot.errors import RegistryError, StoreUnavailable
+from levibot.errors import RegistryError, SettingsError, StoreUnavailable
 from levibot.features.served import EVENT_TYPE, ServedVector
 from levibot.features.views import CORE
-from levibot.learning.signal import Signals
+from levibot.learning.blending import LearnedOpinion, SignalParameters
 from levibot.market.bars import FloatArray
+from levibot.resilience.deadline import deadline
 from levibot.settings import Settings
 from levibot.stores.events import Event
 from levibot.stores.live_weights import KEY, HeldWeights, LiveWeights
@@ -27,36 +28,50 @@ from levibot.stores.online import FeatureWindow, OnlineStore
 from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
-from tests.opinions import signals_of
 
 pytestmark = pytest.mark.stores
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+MEMBERS = ("trend", "strength", "lightgbm")
 MARKET_ID = "simulated:seed=7:edge=0.03:1h"
 
 
+class Method:
+    """`handle.say.remote(...)` of a deployment's handle."""
+
+    def __init__(self, remote: Callable[..., Awaitable[object]]) -> None:
+        self.remote = remote
+
+
 class FakeModel:
-    """Stands in for the handle of the model's deployment: `await handle.signals.remote(version, window)`."""
+    """Stands in for the handle of the deployment of members."""
 
     def __init__(self) -> None:
+        self.say, self.load = Method(self._say), Method(self._load)
         self.broken: set[str] = set()
         self.away: set[str] = set()
+        self.held_back: dict[str, asyncio.Event] = {}
+        self.takes_s = 0.0
         self.unforeseen: list[Exception] = []
         self.asked: list[str] = []
+        self.loaded: list[str] = []
 
-    @property
-    def signals(self) -> FakeModel:
-        return self
-
-    async def remote(self, version: str, window: FloatArray) -> Signals:
-        self.asked.append(version)
-        if self.unforeseen:
-            raise self.unforeseen.pop()
+    async def _load(self, version: str) -> None:
+        self.loaded.append(version)
+        if version in self.held_back:
+            await self.held_back[version].wait()
         if version in self.broken:
             raise RegistryError(f"model.txt of version {version} is not what was published.")
         if version in self.away:
             raise StoreUnavailable("s3://models did not answer.")
-        return signals_of(np.full(window.shape[1], 0.5))
+
+    async def _say(self, version: str, window: FloatArray) -> dict[str, LearnedOpinion]:
+        self.asked.append(version)
+        await asyncio.sleep(self.takes_s)
+        if self.unforeseen:
+            raise self.unforeseen.pop()
+        half = np.full((1, window.shape[1]), 0.5)
+        return {"lightgbm": LearnedOpinion(half, half, half)}
 
 
 class FakeLog:
@@ -86,10 +101,17 @@ def symbol() -> str:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path, symbol: str) -> Registry:
     registry = Registry(ModelFolder(tmp_path / "models"))
+    manifest = {
+        "feature_names": list(CORE.names),
+        "symbols": [symbol],
+        "interval_s": 3600.0,
+        "parameters": SignalParameters().to_json(),
+        "training": {"kinds": ["lightgbm"]},
+    }
     for _ in range(3):
-        registry.publish({}, {"model.txt": b"tree\n"})
+        registry.publish(manifest, {"model.txt": b"tree\n"})
     registry.activate("v1.0.0", "first")
     return registry
 
@@ -124,6 +146,12 @@ def dsn() -> str:
 
 
 @pytest.fixture
+def config() -> dict[str, object] | None:
+    """The first `user_config` of the replica; None: it has not come yet."""
+    return {}
+
+
+@pytest.fixture
 async def router(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -133,6 +161,7 @@ async def router(
     model: FakeModel,
     online: OnlineStore,
     dsn: str,
+    config: dict[str, object] | None,
 ) -> AsyncIterator[Router]:
     """A replica whose market stands at noon: its replay is slower than any test."""
     settings = Settings(
@@ -146,8 +175,10 @@ async def router(
     )
     for name, text in settings.environment().items():
         monkeypatch.setenv(name, text)
-    router = Router(model)  # type: ignore[arg-type]
+    router = Router({("lightgbm",): model})  # type: ignore[dict-item]
     router._events = FakeLog()  # type: ignore[assignment]
+    if config is not None:
+        router.reconfigure(config)
     yield router
     await router.close()
 
@@ -212,7 +243,7 @@ async def test_a_new_version_that_cannot_be_fetched_leaves_the_one_before(
     registry.activate("v1.0.1", "second")
 
     async def was_tried() -> bool:
-        return "v1.0.1" in model.asked
+        return "v1.0.1" in model.loaded
 
     await until(was_tried)
     routed = (await router.signals([symbol]))[symbol]
@@ -221,6 +252,89 @@ async def test_a_new_version_that_cannot_be_fetched_leaves_the_one_before(
     model.away = set()
     await until(lambda: is_answered_by("v1.0.1"))
     assert told(router, "model_refused") == []
+
+
+async def test_a_version_that_loads_slowly_holds_no_bar_and_answers_once_it_is_there(
+    router: Router, registry: Registry, symbol: str, model: FakeModel, online: OnlineStore
+) -> None:
+    async def is_answered_by(version: str, at: datetime) -> bool:
+        signal = (await router.signals([symbol]))[symbol].signal
+        return signal is not None and (signal.model_version, signal.as_of) == (version, at)
+
+    await until(lambda: is_answered_by("v1.0.0", NOON))
+    model.held_back["v1.0.1"] = asyncio.Event()
+    registry.activate("v1.0.1", "second")
+
+    async def is_loading() -> bool:
+        return "v1.0.1" in model.loaded
+
+    await until(is_loading)
+    later = NOON + timedelta(hours=1)
+    await online.write_features([FeatureWindow(symbol, later, CORE.names, np.ones((2, len(CORE.names))))])
+    await until(lambda: is_answered_by("v1.0.0", later))
+    assert "v1.0.1" not in model.asked
+    model.held_back["v1.0.1"].set()
+    await until(lambda: is_answered_by("v1.0.1", later))
+    assert model.loaded == ["v1.0.0", "v1.0.1"]
+
+
+async def test_the_first_version_is_waited_for_and_its_callers_are_told(
+    router: Router, symbol: str, model: FakeModel
+) -> None:
+    model.held_back["v1.0.0"] = asyncio.Event()
+    routed = (await router.signals([symbol]))[symbol]
+    assert (routed.signal, routed.problem) == (None, "v1.0.0 is being loaded by its members.")
+    model.held_back["v1.0.0"].set()
+
+    async def is_there() -> bool:
+        return (await router.signals([symbol]))[symbol].signal is not None
+
+    await until(is_there)
+
+
+async def test_the_deadline_of_one_caller_ends_no_work_that_others_wait_for(
+    router: Router, symbol: str, model: FakeModel
+) -> None:
+    # The follower would begin the work by itself, without a deadline.
+    router._follower.cancel()
+    await asyncio.gather(router._follower, return_exceptions=True)
+    model.takes_s = 0.3
+
+    async def in_a_hurry() -> Routed:
+        with deadline(0.1):
+            return (await router.signals([symbol]))[symbol]
+
+    hurried = asyncio.create_task(in_a_hurry())
+    await asyncio.sleep(0)
+    patient = (await router.signals([symbol]))[symbol]
+    assert (patient.served_from, patient.problem) == ("computed", "")
+    assert patient.signal is not None
+    assert patient.signal.blend is not None
+    assert patient.signal.blend.absent == {}
+    assert (await hurried).signal == patient.signal
+    assert model.asked == ["v1.0.0"]
+
+
+@pytest.mark.parametrize("config", [None])
+async def test_nothing_is_decided_before_the_first_configuration(
+    router: Router, online: OnlineStore, symbol: str, model: FakeModel
+) -> None:
+    with pytest.raises(SettingsError, match=r"user_config\.weights is"):
+        router.reconfigure({"weights": {"trend": 0.7}})
+    # Longer than the follower takes to a signal, which the end of this test shows.
+    await asyncio.sleep(0.6)
+    assert (model.loaded, await online.read_signal(symbol)) == ([], None)
+    alone = {"trend": 0.0, "strength": 0.0, "lightgbm": 1.0}
+    router.reconfigure({"weights": alone})
+
+    async def is_there() -> bool:
+        return await online.read_signal(symbol) is not None
+
+    await until(is_there)
+    signal = await online.read_signal(symbol)
+    assert signal is not None
+    assert signal.blend is not None
+    assert (signal.blend.weights_from, signal.blend.weights) == ("configuration", alone)
 
 
 async def test_with_no_good_version_the_reason_is_told(router: Router, symbol: str, model: FakeModel) -> None:
@@ -266,6 +380,31 @@ async def test_a_served_vector_goes_to_the_event_log_as_the_model_got_it(
     assert served.values == dict((await online.get(symbol)).values)
 
 
+async def test_a_configuration_in_place_weighs_at_once_and_a_bad_one_changes_nothing(
+    router: Router, symbol: str
+) -> None:
+    async def weighed() -> tuple[str, dict[str, float]]:
+        signal = (await router.signals([symbol]))[symbol].signal
+        assert signal is not None
+        assert signal.blend is not None
+        return signal.blend.weights_from, dict(signal.blend.weights)
+
+    assert (await weighed())[0] == "prior"
+    alone = {"trend": 0.0, "strength": 0.0, "lightgbm": 1.0}
+    router.reconfigure({"weights": alone})
+    assert await weighed() == ("configuration", alone)
+    router.reconfigure({"weights": alone | {"trend": 0.5}})
+    assert await weighed() == ("configuration", alone)
+    router.reconfigure({"pinned_version": "v1.0.1"})
+
+    async def is_answered_by_the_pinned() -> bool:
+        signal = (await router.signals([symbol]))[symbol].signal
+        return signal is not None and signal.model_version == "v1.0.1"
+
+    await until(is_answered_by_the_pinned)
+    assert (await weighed())[0] == "prior"
+
+
 class TestWrittenDown:
     """With a PostgreSQL to write to."""
 
@@ -280,7 +419,9 @@ class TestWrittenDown:
         """Those that have learned from the day before, there before the replica is."""
         live = LiveWeights(open_redis(redis_url, timeout_s=2.0))
         day = NOON.date() - timedelta(days=1)
-        held = HeldWeights(day, ("trend",), (1.0,), (1.0,), "", {"bear": 1.0}, "prior", "v1.0.0")
+        held = HeldWeights(
+            day, MEMBERS, (0.5, 0.25, 0.25), (0.5, 0.25, 0.25), "", {"bear": 1.0}, "prior", "v1.0.0"
+        )
         await live.write(MARKET_ID, [held])
         yield held
         await live._client.delete(KEY)

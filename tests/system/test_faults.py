@@ -33,7 +33,7 @@ PARTS = {
     "the weights": "ray::EnsembleWeights",
     "the api": "ServeReplica:default:Api",
     "the router": "ServeReplica:default:Router",
-    "the model": "ServeReplica:default:LightGBM",
+    "the model": "ServeReplica:default:Members",
     "redis": "redis",
     "postgres": "postgres",
     "the dashboard": "ray/dashboard/dashboard.py",

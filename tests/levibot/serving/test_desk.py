@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -236,6 +237,28 @@ async def test_a_signal_says_how_its_members_made_it_and_redis_gives_it_back(
     assert (signal.blend.route, signal.blend.weights_from) == ("ensemble", "prior")
     assert signal.blend.no_trade_band == BAND
     assert await online.read_signal(symbols[0]) == signal
+
+
+async def test_who_was_absent_at_a_close_is_told_with_its_decision_and_asked_again_at_the_next(
+    online: OnlineStore, symbols: tuple[str, ...]
+) -> None:
+    whole, asked = Model(), []
+
+    async def answers(stacked: FloatArray) -> Signals:
+        said = await whole(stacked)
+        asked.append(len(asked))
+        absent = {"lstm": "deadline_passed"} if len(asked) == 1 else {}
+        return replace(said, opinions=replace(said.opinions, absent=absent))
+
+    desk = SignalDesk(online, symbols)
+    for at, absent in ((NOON, {"lstm": "deadline_passed"}), (NOON + HOUR, {})):
+        await online.write_features([window(symbols[0], 0.2, at=at)])
+        for _ in range(2):
+            (signal,) = (await desk.compute(answers, SERVED, TTL_S)).values()
+            assert signal.blend is not None
+            assert (signal.as_of, signal.blend.absent) == (at, absent)
+            assert await online.read_signal(symbols[0]) == signal
+    assert len(asked) == 2
 
 
 async def test_the_position_follows_the_weights_that_the_desk_is_told(

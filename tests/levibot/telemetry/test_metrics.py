@@ -36,6 +36,7 @@ OUTSIDE = {
     ("levibot_feature_importance", "gauge", ("feature",)),
     ("levibot_ensemble_weight", "gauge", ("model", "way")),
     ("levibot_ensemble_weight_age_seconds", "gauge", ()),
+    ("levibot_member_absent", "counter", ("member", "reason")),
     ("levibot_shadow_pnl", "gauge", ("model", "regime")),
     ("levibot_shadow_model_asked", "counter", ("version", "outcome")),
     ("levibot_drift_shadow_loss", "gauge", ("model_version",)),
