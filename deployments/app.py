@@ -1,4 +1,4 @@
-"""The Serve application: Api, Router, base model. `serve run deployments.app:app`."""
+"""The Serve application: Api, Router, base model, the policy in shadow. `serve run deployments.app:app`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ray.serve import Application
 
 from deployments.api import Api
 from deployments.model import ModelReplica
+from deployments.rl_policy import RlPolicy
 from deployments.router import Router
 
 # A dead replica is found within a second and its successor needs a few: service is back well before 15 s.
@@ -26,7 +27,10 @@ def build_app() -> Application:
     face = serve.deployment(
         name="Api", max_ongoing_requests=128, max_queued_requests=512, ray_actor_options=SHARED_CPU, **HEALTH
     )(serve.ingress()(Api))
-    return face.bind(router)
+    policy = serve.deployment(
+        name="RlPolicy", max_ongoing_requests=64, ray_actor_options=SHARED_CPU, **HEALTH
+    )(RlPolicy).bind()
+    return face.bind(router, policy)
 
 
 app = build_app()
