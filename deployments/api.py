@@ -23,8 +23,10 @@ from deployments.http import build_http
 from deployments.loopback import keep_to_loopback
 from deployments.model_routes import ModelsFace
 from deployments.models import Models
+from deployments.policies import Policies
 from deployments.probes import Probes
 from deployments.processes import Processes
+from deployments.rl_routes import PoliciesFace
 from deployments.router import Routed
 from deployments.schemas import QueryCostEntry, Readiness
 from deployments.slow_queries import SHOWN, top_queries
@@ -73,7 +75,7 @@ class _Found:
 class Api:
     """One replica of the face. Its fallbacks: Redis, then the router, then what it answered last."""
 
-    def __init__(self, router: DeploymentHandle[Any]) -> None:
+    def __init__(self, router: DeploymentHandle[Any], policy: DeploymentHandle[Any]) -> None:
         keep_to_loopback()
         settings = Settings.load()
         configure_logging(settings.log_level, "api")
@@ -99,6 +101,7 @@ class Api:
         self.feed = SignalFeed(open_signal_stream(settings, CORE), timeout_s=settings.store_timeout_s)
         self.models: ModelsFace = Models(settings)
         self.ensemble: EnsembleFace = Ensemble(settings)
+        self.policies: PoliciesFace = Policies(policy, settings)
         limits = KeyLimiter(
             RateLimiter(
                 open_durable(settings),

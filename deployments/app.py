@@ -1,4 +1,4 @@
-"""The Serve application: Api, Router, members. `serve deploy ops/serve/development.yaml`.
+"""The Serve application: Api, Router, members, policy. `serve deploy ops/serve/development.yaml`.
 
 How many replicas there are and how long their queues is said in those files, and nowhere here.
 """
@@ -15,6 +15,7 @@ from ray.serve.schema import ServeApplicationSchema
 from deployments.api import Api
 from deployments.graph import GraphArgs
 from deployments.model import MembersReplica
+from deployments.rl_policy import RlPolicy
 from deployments.router import Router
 
 
@@ -39,4 +40,5 @@ def _graph(args: GraphArgs, options: Mapping[str, Mapping[str, Any]]) -> Applica
 
     members = {kinds: deployment(name, MembersReplica).bind(kinds) for name, kinds in args.holders().items()}
     router = deployment("Router", Router).bind(members)
-    return deployment("Api", serve.ingress()(Api)).bind(router)
+    policy = deployment("RlPolicy", RlPolicy).bind()
+    return deployment("Api", serve.ingress()(Api)).bind(router, policy)

@@ -19,7 +19,7 @@ DEFINITIONS = Path(__file__).parents[1] / "ops" / "serve"
 HOLDERS = {"LightGBM": ("lightgbm",), "XGBoost": ("xgboost",), "Lstm": ("lstm",), "Linear": ("linear",)}
 FUSED = "Members"
 # Those of every graph.
-FIXED = ("Api", "Router")
+FIXED = ("Api", "Router", "RlPolicy")
 log = structlog.get_logger()
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -18,6 +18,7 @@ from deployments.gate import Gate
 from deployments.health_routes import HealthFace, add_health_routes
 from deployments.model_routes import ModelsFace, add_model_routes
 from deployments.openapi import describe
+from deployments.rl_routes import PoliciesFace, add_rl_routes
 from deployments.schemas import (
     ErrorResponse,
     EventEntry,
@@ -65,6 +66,11 @@ class Face(HealthFace, SignalsFace, Protocol):
     @property
     def ensemble(self) -> EnsembleFace:
         """The weights of the ensemble."""
+        ...
+
+    @property
+    def policies(self) -> PoliciesFace:
+        """The policy in shadow."""
         ...
 
     async def feature_ages(self) -> dict[str, float]:
@@ -120,6 +126,7 @@ def build_http(face: Face) -> FastAPI:
     add_health_routes(http, face)
     add_model_routes(http, face.models)
     add_ensemble_routes(http, face.ensemble, face.source)
+    add_rl_routes(http, face.policies, face.source)
     add_webhook_routes(http, face.webhooks)
 
     @http.get("/features/{symbol}", responses=ERRORS, summary="The features of a symbol")

@@ -1,7 +1,7 @@
 """One decision of one account, and of many: the compiled step that both environments take.
 
-Everything that prices a position is `levibot.trading.market_step.step_alone`. Here is what lies around it:
-which row comes next, when an episode ends, what is seen of the account, and where the next one begins.
+What an account holds and sees is `levibot.trading.own_account`, as where it is served. Here is what lies
+around it: which row comes next, what is rewarded, when an episode ends, and where the next one begins.
 """
 
 from __future__ import annotations
@@ -13,28 +13,22 @@ import numpy.typing as npt
 from numba import njit
 
 from levibot.market.bars import BoolArray, FloatArray
-from levibot.trading.market_step import step_alone, weigh_alone
-from levibot.trading.sizing import ordered_beyond
-from rl.game import HOLDING_BARS, Play
+from levibot.trading.own_account import HELD_FIELDS, hold, seen_of
+from rl.game import Play
 from rl.reward import reward_of
-from rl.scaling import CLIP, Float32Array
+from rl.scaling import Float32Array
 from rl.traded_market import Columns, Quotes
 
-# What is seen of the account, behind the features and the share of them that is missing.
-OWN = ("position", "unrealised_return", "idle")
-
-
 # One account in the middle of its episode. column: which symbol of the market. row: the row last seen;
-# last_row: where the episode ends. units, last_price, cash, equity: as in `step_alone`. peak: highest equity
-# of the episode. mean, mean_square: see `reward_of`. side: -1, 0 or 1, of the open position;
-# opened_at_equity: equity before the order that opened it. idle_bars: since the last order, or since the
-# episode began. random_state: of a generator of its own, see `draw`. is_over: the episode has ended.
+# last_row: where the episode ends. peak: highest equity of the episode. mean, mean_square: see `reward_of`.
+# random_state: of a generator of its own, see `draw`. is_over: the episode has ended. The others: see
+# `HELD_FIELDS`.
 # One record an account, not an array a field: a step reads all of one account, and compiled code hands a
 # record on as one pointer.
 ACCOUNT = np.dtype(
     [
-        *((name, np.int64) for name in ("column", "row", "last_row", "side", "idle_bars", "is_over")),
-        *((name, np.float64) for name in ("units", "last_price", "cash", "equity", "opened_at_equity")),
+        *((name, np.int64) for name in ("column", "row", "last_row", "is_over")),
+        *HELD_FIELDS,
         *((name, np.float64) for name in ("peak", "mean", "mean_square")),
         ("random_state", np.uint64),
     ]
@@ -89,49 +83,28 @@ def _advance(account: Any, target: float, quote: Any, play: Play) -> tuple[float
     quote: of the row that follows. Returns the reward, the position at the close, and whether the episode
     ended in bankruptcy or at its last row.
     """
-    before, held = account.equity, account.units
-    weight = 0.0
-    if play.no_trade_band > 0.0:
-        # What the band compares with is the position at the price at which the order would fill.
-        weight = weigh_alone(held, account.cash, quote.fill, account.last_price)
-    units, last_price, cash, equity = step_alone(
-        held,
-        account.last_price,
-        account.cash,
-        ordered_beyond(target, weight, play.no_trade_band),
+    before = account.equity
+    position = hold(
+        account,
+        target,
         quote.fill,
         quote.mark,
-        play.rules,
         quote.impact,
         quote.funding_rate,
+        play.rules,
+        play.no_trade_band,
     )
+    equity = account.equity
     counted = max(equity, play.lost_equity)
     reward, peak, mean, mean_square = reward_of(
         before, counted, account.peak, account.mean, account.mean_square, play.reward
     )
     account.peak, account.mean, account.mean_square = peak, mean, mean_square
     account.row += 1
-    account.units, account.last_price, account.cash, account.equity = units, last_price, cash, equity
-    account.idle_bars = account.idle_bars + 1 if units == held else 0
-    position = weigh_alone(units, cash, last_price, last_price)
-    # What a band leaves of a closed position is no open one, also when it grows a little with its price.
-    side = 0 if abs(position) <= 2.0 * play.no_trade_band else (1 if position > 0.0 else -1)
-    if side != account.side:
-        account.side, account.opened_at_equity = side, before
     is_bankrupt = equity <= play.ruin_equity
     is_at_end = not is_bankrupt and account.row == account.last_row
     account.is_over = 1 if is_bankrupt or is_at_end else 0
     return reward, position, is_bankrupt, is_at_end
-
-
-@njit(cache=True)
-def _own(account: Any, position: float, play: Play) -> tuple[float, float, float]:
-    """What is seen of the account itself, see `OWN`."""
-    unrealised = 0.0
-    if account.side != 0:
-        unrealised = (account.equity / account.opened_at_equity - 1.0) * play.per_unrealised
-    idle = account.idle_bars / (account.idle_bars + HOLDING_BARS)
-    return min(max(position, -CLIP), CLIP), min(max(unrealised, -CLIP), CLIP), idle
 
 
 @njit(cache=True)
@@ -143,7 +116,7 @@ def begin_all(market: Columns, accounts: Accounts, play: Play, observations: Flo
         _begin(account, market.begins, market.quotes, play)
         for k in range(n_known):
             observations[i, k] = known[account.row, k]
-        own = _own(account, 0.0, play)
+        own = seen_of(account, 0.0, play.per_unrealised)
         for k in range(len(own)):
             observations[i, n_known + k] = own[k]
 
@@ -174,7 +147,7 @@ def advance_all(
             rewards[i], position, bankrupt[i], at_end[i] = _advance(
                 account, targets[i], quotes[account.row + 1], play
             )
-        own = _own(account, position, play)
+        own = seen_of(account, position, play.per_unrealised)
         for k in range(len(own)):
             observations[i, n_known + k] = own[k]
     # In a loop of its own: the processor fetches the rows of several accounts at once, which it would not do

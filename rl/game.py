@@ -14,6 +14,7 @@ from levibot.trading.backtest import START_EQUITY
 from levibot.trading.costs import Costs
 from levibot.trading.liquidity import Liquidity
 from levibot.trading.market_step import Rules, rules_of
+from levibot.trading.own_account import per_unrealised_of
 from levibot.trading.terms import UNLIMITED, Terms
 from rl.reward import Reward, RewardRule
 
@@ -21,8 +22,6 @@ Actions = Literal["discrete", "continuous"]
 
 # An account that is lost counts as this share of the ruin line: the logarithm of what it lost is finite.
 LOST_SHARE = 0.01
-# Unrealised returns are told in deviations of the market over so many bars.
-HOLDING_BARS = 24.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ class Game:
             ruin * LOST_SHARE,
             self.episode.length_bars or 0,
             self.episode.random_start,
-            1.0 / (bar_volatility * float(np.sqrt(HOLDING_BARS))),
+            per_unrealised_of(bar_volatility),
         )
 
     def impact(self, liquidity: Liquidity) -> FloatArray:

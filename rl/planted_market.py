@@ -15,7 +15,7 @@ SYMBOL, HOUR = "BTCUSDT", timedelta(hours=1)
 REGIME_BARS, BAR_VOLATILITY, NOISE_FEATURES = 100, 0.01, 3
 
 
-def planted_market(n_bars: int, drift: float, seed: int) -> TradedMarket:
+def planted_market(n_bars: int, drift: float, seed: int, *, keeps_unscaled: bool = False) -> TradedMarket:
     """Hours in which the price drifts up or down by regimes, and the first feature says which one rules.
 
     drift: expected log return of a bar in the direction of the regime; 0 is a martingale whatever is seen.
@@ -52,4 +52,5 @@ def planted_market(n_bars: int, drift: float, seed: int) -> TradedMarket:
         names=CORE.names[: NOISE_FEATURES + 1],
         scaling=None,
         funding={},
+        keeps_unscaled=keeps_unscaled,
     )

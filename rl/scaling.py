@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from levibot.errors import DataError
 from levibot.market.bars import FloatArray
+from levibot.trading.own_account import CLIP
 
 Float32Array = npt.NDArray[np.float32]
 
-# Nothing that a policy sees lies outside: a flash crash must not be an input that it never met.
-CLIP = 5.0
 # Below this share of known values a feature's mean says little of it.
 LEAST_KNOWN_SHARE = 0.9
 

@@ -10,9 +10,9 @@ from gymnasium import spaces
 
 from levibot.errors import UsageError
 from levibot.market.bars import FloatArray
-from rl.account_kernel import OWN, targets_of_choices, targets_of_positions
+from levibot.trading.own_account import CLIP, OWN
+from rl.account_kernel import targets_of_choices, targets_of_positions
 from rl.game import Actions
-from rl.scaling import CLIP
 from rl.traded_market import TradedMarket
 
 MISSING_SHARE = "missing_share"

@@ -37,7 +37,8 @@ class TradedMarket:
     was known at that close. fill, mark: (R,) open and close of the row's bar: a decision at the close of row
     r fills at fill[r + 1]. funding_rate: (R,) paid on the row's bar. liquidity: (R,), known before the bar.
     funded: the symbols whose funding rates the source told; the others pay none.
-    data_hash: of the bars that it was made of.
+    data_hash: of the bars that it was made of. unscaled: (R, F) the features before they were scaled, where
+    `keeps_unscaled` asked for them: an export is judged on these; players do not pay for them.
     """
 
     symbols: tuple[str, ...]
@@ -52,6 +53,7 @@ class TradedMarket:
     funded: tuple[str, ...]
     scaling: Scaling
     data_hash: str
+    unscaled: FloatArray | None = None
 
     @classmethod
     def load(
@@ -64,6 +66,7 @@ class TradedMarket:
         view: str = "core",
         features: Sequence[str] | None = None,
         scaling: Scaling | None = None,
+        keeps_unscaled: bool = False,
     ) -> Self:
         """The bars of a source that open in [start, end), with features warmed up on those before.
 
@@ -102,6 +105,7 @@ class TradedMarket:
             names=chosen.names,
             scaling=scaling,
             funding=_funding(opened, panel, symbols),
+            keeps_unscaled=keeps_unscaled,
         )
 
     @classmethod
@@ -117,6 +121,7 @@ class TradedMarket:
         names: tuple[str, ...],
         scaling: Scaling | None,
         funding: dict[str, FloatArray],
+        keeps_unscaled: bool = False,
     ) -> Self:
         """The rows of some of a panel's symbols that open in [since, until).
 
@@ -151,6 +156,7 @@ class TradedMarket:
             funded=tuple(symbol for symbol in symbols if symbol in funding),
             scaling=scaling,
             data_hash=hash_panel(panel),
+            unscaled=unscaled if keeps_unscaled else None,
         )
         check_prices("fill", market.fill)
         check_prices("mark", market.mark)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from levibot.errors import RegistryConflict
+from levibot.learning.signal import KIND
 
 
 def check_fits(
@@ -17,11 +18,17 @@ def check_fits(
     online_bars: int,
     hint: str,
 ) -> None:
-    """Raises RegistryConflict when the version reads what this run does not have online.
+    """Raises RegistryConflict when the version is no signal, or reads what this run does not have online.
 
     That is another view, other symbols or more rows. Of another view the numbers would fit, and mean
     something else.
     """
+    if metadata.get("kind") != KIND:
+        raise RegistryConflict(
+            f"Version {version} is of kind {metadata.get('kind')!r}: only one of kind {KIND!r} can be the "
+            "model that serves.",
+            hint=hint,
+        )
     reads = metadata.get("view_version"), list(metadata.get("symbols") or ())
     if reads != (view_version, list(symbols)):
         raise RegistryConflict(

@@ -96,6 +96,12 @@ def open_ensembles(settings: Settings) -> Registry:
     return _registry_at(f"{models.rstrip('/')}/ensembles", settings)
 
 
+def open_policies(settings: Settings) -> Registry:
+    """Policies of reinforcement learning, beside the models: none of them can be the model that serves."""
+    models = settings.models_url or str(settings.home / "models")
+    return _registry_at(f"{models.rstrip('/')}/policies", settings)
+
+
 def open_trial_journal(settings: Settings) -> TrialJournal:
     """The trials that this state folder knows of; no server is needed, and nothing is made yet."""
     return TrialJournal(settings.home / "trials.sqlite")

@@ -18,6 +18,7 @@ from levibot.stores.holes import Holes
 from levibot.stores.ledgers import ORDERS, SHADOW_FILLS, SIGNALS, Ledger
 from levibot.stores.observations import ObservationTable
 from levibot.stores.partitions import TimePartitions
+from levibot.stores.policy_ledger import PolicyLedger
 from levibot.stores.postgres_client import PostgresClient
 from levibot.stores.postgres_deadline import Deadline
 from levibot.stores.postgres_pool import PoolLimits
@@ -95,6 +96,7 @@ class TickStore:
         self.orders = Ledger(client, ORDERS)
         self.shadow = ShadowStore(client)
         self.weights = WeightHistory(client)
+        self.policies = PolicyLedger(client)
         self.trials = TrialStore(client)
 
     @classmethod

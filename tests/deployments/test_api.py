@@ -107,7 +107,7 @@ def make_api(
     )
     for name, text in settings.environment().items():
         monkeypatch.setenv(name, text)
-    api = Api(router)  # type: ignore[arg-type]
+    api = Api(router, router)  # type: ignore[arg-type]
     api._features = FakeFeatures()  # type: ignore[assignment]
     return api
 

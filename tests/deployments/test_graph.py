@@ -21,12 +21,12 @@ from levibot.learning.models.kinds import MODELS
 def test_a_definition_sets_every_deployment_of_its_graph(name: str, members: set[str]) -> None:
     application, http_options = definition(name)
     assert http_options["host"] == "127.0.0.1"
-    assert {one.name for one in application.deployments} == {"Api", "Router"} | members
+    assert {one.name for one in application.deployments} == {"Api", "Router", "RlPolicy"} | members
     for one in application.deployments:
         given = one.model_dump(exclude_unset=True)
         assert given["max_ongoing_requests"] > 0
         assert given["max_queued_requests"] > 0
-        if one.name != "Api":
+        if one.name not in ("Api", "RlPolicy"):
             config = RouterConfig if one.name == "Router" else MembersConfig
             assert set(given["user_config"]) == set(config.model_fields)
             config.model_validate(given["user_config"])

@@ -161,7 +161,7 @@ async def api(
     )
     for name, text in settings.environment().items():
         monkeypatch.setenv(name, text)
-    api = Api(Hanging())  # type: ignore[arg-type]
+    api = Api(Hanging(), Hanging())  # type: ignore[arg-type]
     yield api
     await api._online.close()
 

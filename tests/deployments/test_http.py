@@ -19,6 +19,7 @@ from actors.processes import Said
 from deployments.ensemble import EnsembleState
 from deployments.errors import MAX_BODY_BYTES
 from deployments.http import build_http
+from deployments.policies import PolicyAnswer
 from levibot import __version__
 from levibot.errors import (
     DataError,
@@ -36,6 +37,7 @@ from levibot.serving.client import headers_with
 from levibot.stores.events import EventCursor, EventPage, EventQuery
 from levibot.stores.live_weights import HeldWeights
 from levibot.stores.online import Freshness, Signal
+from levibot.stores.policy_ledger import PolicyRecord
 from levibot.stores.query_profile import QueryCost
 from levibot.stores.reading import FeatureReading
 from levibot.stores.shadow import Earned
@@ -544,6 +546,7 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
     assert set(schema["paths"]) == {
         "/ai/predict",
         "/ai/predict/batch",
+        "/ai/predict/rl",
         "/ai/signals/stream",
         "/ai/models/list",
         "/ai/models/activate",
@@ -559,3 +562,37 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
         "/metrics",
     }
     assert (await client.get("/docs")).status_code == 200
+
+
+async def test_the_policy_in_shadow_says_what_it_wants_or_why_it_says_nothing(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    async def wanted(**body: str) -> httpx.Response:
+        return await client.post("/ai/predict/rl", json=body or {"symbol": "BTCUSDT"})
+
+    error_of(await wanted(), 404, "unknown_version")
+    face.policies.answer = RegistryConflict("Policy v1.0.0 was trained on another view.")
+    error_of(await wanted(), 409, "registry_conflict")
+    face.policies.answer = NotReady("BTCUSDT has no features online.")
+    refused = await wanted()
+    error_of(refused, 503, "not_ready")
+    assert refused.headers["retry-after"] == "1"
+    error_of(await wanted(symbol="no such"), 422, "bad_request")
+    of_choices = {"short": 0.1, "flat": 0.2, "long": 0.7}
+    record = PolicyRecord("BTCUSDT", NOON, None, "v1.0.0", "abc123", 1.0, 2.0, of_choices, {"a": None}, 1e6)
+    face.policies.answer = PolicyAnswer(record, 12.5, Freshness.FRESH)
+    answer = await wanted()
+    assert answer.json() == {
+        "symbol": "BTCUSDT",
+        "as_of": "2024-05-01T12:00:00Z",
+        "position": 1.0,
+        "action": 2.0,
+        "probabilities": of_choices,
+        "account_equity": 1e6,
+        "feature_age_s": 12.5,
+        "freshness": "FRESH",
+        "policy_version": "v1.0.0",
+        "view_version": "abc123",
+        "source": "simulated",
+        "trace_id": answer.headers["x-request-id"],
+    }

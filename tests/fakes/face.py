@@ -15,6 +15,7 @@ from actors.processes import Said
 from deployments.ensemble import EnsembleState
 from deployments.model_routes import ModelsFace
 from deployments.models import Activated, ModelList
+from deployments.policies import PolicyAnswer
 from deployments.schemas import ErrorResponse, QueryCostEntry, Readiness
 from deployments.slow_queries import top_queries
 from deployments.webhook_schemas import WebhookSignal
@@ -22,7 +23,7 @@ from deployments.webhooks import Accepted
 from levibot.access.admission import Admission
 from levibot.access.api_key import Role
 from levibot.access.key_file import KeyFile
-from levibot.errors import LeviBotError, NotReady, UnknownSymbol
+from levibot.errors import LeviBotError, NotReady, UnknownSymbol, UnknownVersion
 from levibot.monitoring.health import Health, State
 from levibot.resilience.dependencies import DEPENDENCIES
 from levibot.serving.answer import Answer
@@ -96,6 +97,19 @@ class Weighed:
         return self.state
 
 
+class Shadow:
+    """The replica's own tests are in test_rl_policy.py."""
+
+    def __init__(self) -> None:
+        self.answer: PolicyAnswer | LeviBotError = UnknownVersion("No policy is active.")
+
+    async def decision(self, symbol: str) -> PolicyAnswer:
+        if isinstance(self.answer, LeviBotError):
+            raise self.answer
+        assert symbol == self.answer.record.symbol
+        return self.answer
+
+
 class FakeFace:
     """Answers BTCUSDT; raises what a test gives it. home: of its file of keys, which has one of each role."""
 
@@ -112,6 +126,7 @@ class FakeFace:
         self.states = [Health(one, State.UP, 1.5, 0.2, "closed") for one in DEPENDENCIES]
         self.models: ModelsFace = NoModels()
         self.ensemble = Weighed()
+        self.policies = Shadow()
         self.error: Exception | None = None
         self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
         # Connects when somebody follows.

@@ -12,7 +12,8 @@ import pytest
 
 from levibot.errors import DataError
 from levibot.market.bars import FloatArray
-from rl.scaling import CLIP, Scaling
+from levibot.trading.own_account import CLIP
+from rl.scaling import Scaling
 
 SINCE, UNTIL = datetime(2021, 1, 1, tzinfo=UTC), datetime(2022, 1, 1, tzinfo=UTC)
 WINDOW: dict[str, Any] = {

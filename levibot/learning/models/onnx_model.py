@@ -52,18 +52,13 @@ class OnnxModel:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Raises RegistryError on anything but such a graph."""
-        options = onnxruntime.SessionOptions()
-        # Several models predict at once; threads of their own would only wait for each other.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = _FATAL
+        session = open_session(data)
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             (source,), (result,) = session.get_inputs(), session.get_outputs()
             _, steps, n_features = (int(size or 0) for size in source.shape)
             _, n_horizons = (int(size or 0) for size in result.shape)
             every_bars = int(session.get_modelmeta().custom_metadata_map[EVERY_BARS])
-        # onnxruntime's own errors have nothing in common.
-        except (KeyError, TypeError, ValueError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as exc:
+        except (KeyError, TypeError, ValueError) as exc:
             raise RegistryError(f"These bytes are not an ONNX graph of a model: {exc}") from exc
         names = (source.name, source.type, result.name)
         if names != (INPUT, "tensor(double)", OUTPUT) or min(steps, every_bars, n_features, n_horizons) < 1:
@@ -71,3 +66,16 @@ class OnnxModel:
                 f"The ONNX graph is of {names} and {source.shape}, which no model of ours is."
             )
         return cls(data, session, Sequence(steps, every_bars), n_features, n_horizons)
+
+
+def open_session(data: bytes) -> onnxruntime.InferenceSession:
+    """A session of one thread. Raises RegistryError on what is no ONNX graph."""
+    options = onnxruntime.SessionOptions()
+    # Several models predict at once; threads of their own would only wait for each other.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    # onnxruntime's own errors have nothing in common.
+    except (TypeError, ValueError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as exc:
+        raise RegistryError(f"These bytes are not an ONNX graph of a model: {exc}") from exc
