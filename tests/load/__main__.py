@@ -29,6 +29,8 @@ from tests.load.traffic import Traffic
 from tests.load.verdict import Goal, Latencies, Seen
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+# So few symbols teach from more bars.
+TRAIN_START = "2023-07-01T00:00:00"
 # A leak by two standard errors; less than this is some hundred MB a week, which a restart ends.
 GROWS_AT_MOST_MB_PER_H = 4.0
 SOAK_S, SAMPLES = 3600, 240
@@ -44,7 +46,8 @@ def main() -> int:
     symbols = ",".join(SYMBOLS)
     with tempfile.TemporaryDirectory(prefix="levibot-load-") as folder, ExitStack() as ending:
         home = Path(folder) / "home"
-        system = ending.enter_context(running_system(home, LEVIBOT_SYMBOLS=symbols))
+        served = running_system(home, LEVIBOT_SYMBOLS=symbols, LEVIBOT_TRAIN_START=TRAIN_START)
+        system = ending.enter_context(served)
         redis_url = endpoints(Settings.load(home=home)).redis_cache_url
         traffic = Traffic(system.url, home / FILE_NAME, SYMBOLS, redis_url)
         # What is loaded at the first request is loaded before anything is judged.
