@@ -157,8 +157,14 @@ class Api:
         """Called by Serve once the replica is built."""
         return build_http(self)
 
-    async def predict(self, symbol: str) -> Answer:
-        """The newest usable signal. Raises UnknownSymbol, or NotReady when nothing may be used."""
+    async def predict(self, symbol: str, version: str | None = None) -> Answer:
+        """The newest usable signal, or what one version says.
+
+        Raises UnknownSymbol, or NotReady when nothing may be used; of a version UnknownVersion, and
+        RegistryConflict where it does not fit this run.
+        """
+        if version is not None:
+            return await self._predict_as(version, symbol)
         answer = (await self.predict_many((symbol,)))[symbol]
         if isinstance(answer, LeviBotError):
             raise answer
@@ -291,6 +297,25 @@ class Api:
             for symbol in symbols
         }
 
+    async def _predict_as(self, version: str, symbol: str) -> Answer:
+        self._check_served(symbol)
+        with suppress(StoreError):
+            cached = await self._redis.call(self._online.read_signal, symbol)
+            is_it = cached is not None and cached.model_version == version
+            if cached is not None and is_it and self._policy.is_fresh(cached, self._clock.now()):
+                return self._policy.answer(cached, self._clock.now(), "cache", "")
+        said = await self._ask_router.call(self._remote_signals_of, version, symbol)
+        if isinstance(said, LeviBotError):
+            raise said
+        routed = said[symbol]
+        if routed.signal is None or routed.signal.model_version != version:
+            raise NotReady(routed.problem or f"{symbol} has no signal of {version}.", hint=routed.hint)
+        found = _Found(routed.signal, routed.served_from, routed.problem)
+        answer = self._answer(found)
+        if isinstance(answer, NotReady):
+            raise answer
+        return answer
+
     def _newest(self, symbol: str, cached: Signal | None, routed: Routed) -> _Found | NotReady:
         candidates = (routed.signal, cached, self._last.get(symbol))
         found = max((s for s in candidates if s is not None), key=lambda s: s.as_of, default=None)
@@ -318,3 +343,7 @@ class Api:
     async def _remote_signals(self, symbols: Sequence[str]) -> dict[str, Routed]:
         routed: dict[str, Routed] = await self._router.signals.remote(symbols)
         return routed
+
+    async def _remote_signals_of(self, version: str, symbol: str) -> dict[str, Routed] | LeviBotError:
+        said: dict[str, Routed] | LeviBotError = await self._router.signals_of.remote(version, (symbol,))
+        return said

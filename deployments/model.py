@@ -50,6 +50,8 @@ class MembersReplica:
         """Return when it has the version. Raises RegistryError on a bad one, else StoreUnavailable."""
         if version not in self._loaded:
             await asyncio.shield(self._begin(version))
+        else:
+            self._touch(version)
 
     async def say(self, version: str, window: FloatArray) -> dict[str, LearnedOpinion] | None:
         """What its kinds say of the newest row of windows (R, S, F) of the view; None while it loads.
@@ -66,8 +68,13 @@ class MembersReplica:
             except StoreUnavailable:
                 return None
         else:
-            members = self._loaded[version] = self._loaded.pop(version)  # the one asked last is let go last
+            members = self._touch(version)
         return members.say_newest(columns_of(window, CORE.names, members.blending.feature_names))
+
+    def _touch(self, version: str) -> LearnedMembers:
+        """What is loaded; the one asked for last is let go last."""
+        members = self._loaded[version] = self._loaded.pop(version)
+        return members
 
     def _begin(self, version: str) -> asyncio.Task[LearnedMembers]:
         """The loading of a version: one, however many ask for it, and it ends with none of them."""

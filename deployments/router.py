@@ -22,9 +22,12 @@ from deployments.model import TRAIN
 from levibot.errors import LeviBotError, NotReady, RegistryError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.learning.blending import Signals
+from levibot.learning.training import window_bars
 from levibot.market.bars import FloatArray
 from levibot.serving.desk import Served, SignalDesk
+from levibot.serving.fit import check_fits
 from levibot.serving.member_panel import MemberPanel
+from levibot.serving.other_versions import OtherVersions
 from levibot.serving.recorder import SignalRecorder
 from levibot.serving.sampling import ServedSampler
 from levibot.serving.weighing import Route, Weighing
@@ -39,6 +42,9 @@ from levibot.telemetry.exposition import Family, families
 from levibot.telemetry.logging import configure_logging
 
 POLL_S = 0.25
+# Versions beside the one that serves that stay ready for those who ask for them by name. Together with that
+# one as many as a replica of members keeps by default.
+OTHER_VERSIONS = 2
 # So long a call waits for the first version to be loaded, before it says that there is none yet.
 FIRST_LOAD_S = 2.0
 # A version that could not be used is looked at again after so long: its files may have been put back.
@@ -91,6 +97,18 @@ class Router:
         self._panel = MemberPanel(
             [MembersHandle(kinds, handle) for kinds, handle in members.items()], self._registry.metadata
         )
+        self._others = OtherVersions(
+            self._panel,
+            SignalDesk(
+                self._online,
+                settings.symbols,
+                timeout_s=settings.store_timeout_s,
+                weigh=self._weigh,
+                n_models=OTHER_VERSIONS,
+            ),
+            self._check_fits,
+            settings.source,
+        )
         self._computing: asyncio.Task[dict[str, Signal]] | None = None
         self._served: str | None = None
         self._loading: tuple[str, asyncio.Task[None]] | None = None
@@ -125,6 +143,17 @@ class Router:
             )
         return Routed(signals[symbol], "computed")
 
+    async def signals_of(self, version: str, symbols: Sequence[str]) -> dict[str, Routed] | LeviBotError:
+        """What one version says at the newest bar, or why it cannot; it need not be the one that serves."""
+        if version == self._served:
+            return await self.signals(symbols)
+        try:
+            signals = await self._others.signals(version, self._served)
+        except LeviBotError as exc:
+            return exc
+        silent = Routed(None, "computed", f"Version {version} says nothing of it at the newest bar.")
+        return {s: Routed(signals[s], "computed") if s in signals else silent for s in symbols}
+
     async def active_model(self) -> str | None:
         """The version that is live, as far as is known."""
         return (await self._active.get()).value
@@ -145,6 +174,7 @@ class Router:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._others.close()
         await self._weights.close()
         await self._online.close()
 
@@ -227,6 +257,16 @@ class Router:
             return active
         earlier = [entry["version"] for entry in await asyncio.to_thread(self._registry.history)]
         return next((v for v in reversed(earlier) if v not in self._refused), None)
+
+    def _check_fits(self, version: str) -> None:
+        check_fits(
+            version,
+            self._registry.metadata(version),
+            view_version=CORE.version,
+            symbols=self._settings.symbols,
+            online_bars=window_bars(),
+            hint=f"Train one for it: {TRAIN}",
+        )
 
     def _refuse(self, version: str, exc: RegistryError) -> None:
         log.error("a model version cannot be used", version=version, reason=str(exc))

@@ -28,6 +28,7 @@ from levibot.stores.signal_stream import check_id
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 422, 500, 503)
 }
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": ErrorResponse}}
 JSON_ERROR = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
     "description": "",
@@ -45,8 +46,8 @@ class SignalsFace(Protocol):
         """The signals to come."""
         ...
 
-    async def predict(self, symbol: str) -> Answer:
-        """The newest usable signal. Raises UnknownSymbol or NotReady."""
+    async def predict(self, symbol: str, version: str | None = None) -> Answer:
+        """The newest usable signal, or that of one version. Raises UnknownSymbol, NotReady, RegistryError."""
         ...
 
     async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
@@ -57,10 +58,13 @@ class SignalsFace(Protocol):
 def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
     """`/ai/predict`, `/ai/predict/batch` and `/ai/signals/stream` over `face`."""
 
-    @http.post("/ai/predict", responses=ERRORS, summary="The signal of a symbol")
+    @http.post("/ai/predict", responses=ERRORS | CONFLICT, summary="The signal of a symbol")
     async def predict(body: PredictRequest, request: Request) -> PredictResponse:
-        """The newest signal: probability up, target position, and how old and how fresh it is."""
-        return _response(await face.predict(body.symbol), trace_id_of(request))
+        """The newest signal: probability up, target position, and how old and how fresh it is. With a
+        `model_version` what that one says of the same bar: 404 where there is none, 409 where it does not fit
+        this run, 503 while it is being loaded.
+        """
+        return _response(await face.predict(body.symbol, body.model_version), trace_id_of(request))
 
     @http.post("/ai/predict/batch", responses=ERRORS, summary="The signals of many symbols")
     async def batch(body: BatchRequest, request: Request) -> BatchResponse:

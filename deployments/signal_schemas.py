@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from deployments.schemas import BlendEntry, ErrorBody, Symbol
+from deployments.schemas import BlendEntry, ErrorBody, Symbol, Version
 
 MOST_SYMBOLS = 100
 
@@ -25,6 +25,10 @@ class PredictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"symbol": "BTCUSDT"}]})
 
     symbol: Symbol
+    model_version: Version | None = Field(
+        default=None,
+        description="what this one says, in place of the one that serves; it is never written as a signal",
+    )
 
 
 class BatchRequest(BaseModel):

@@ -203,7 +203,7 @@ CALLS = (
     CallOut(
         "deployments/api.py",
         "the router's replica",
-        ("_remote_signals",),
+        ("_remote_signals", "_remote_signals_of"),
         "what was answered last, with its age",
         "_route",
     ),

@@ -30,7 +30,6 @@ class Served:
 class _Answered:
     """The question that a model answered last, and its answer."""
 
-    served: Served
     section: CrossSection
     signals: list[Signal]
 
@@ -57,6 +56,7 @@ class SignalDesk:
     old they are is said by `as_of`, and does not depend on it.
     weigh: gives the members' weights for a decision; raises nothing.
     on_served: told the windows that a model has answered, once for each answer. It must not wait for a thing.
+    n_models: whose answers are remembered, those of the models that were asked last.
     """
 
     def __init__(
@@ -67,13 +67,15 @@ class SignalDesk:
         timeout_s: float = 2.0,
         weigh: Weigh = weigh_by_prior,
         on_served: Callable[[Sequence[FeatureReading]], None] = _ignore,
+        n_models: int = 1,
     ) -> None:
         self._online = online
         self._weigh = weigh
         self._on_served = on_served
         self._symbols = tuple(symbols)
         self._last: dict[str, Signal] = {}
-        self._answered: _Answered | None = None
+        self.n_models = n_models
+        self._answered: dict[Served, _Answered] = {}
         self._kept: list[Signal] = []
         self._renew_at = 0.0
         # The fallback is the caller's: `last`. While Redis hangs, callers come to it without a time-out each.
@@ -93,16 +95,26 @@ class SignalDesk:
 
     def ask_again(self) -> None:
         """Take no answer for known: what weighs the members has changed."""
-        self._answered = None
+        self._answered = {}
 
     async def compute(
         self, predict: Callable[[FloatArray], Awaitable[Signals]], served: Served, ttl_s: float
     ) -> dict[str, Signal]:
         """One signal for each symbol that has features at the newest bar, written to live for `ttl_s`.
 
+        predict and what is raised: as of `look`; StoreUnavailable also where the signals cannot be written.
+        """
+        signals = await self.look(predict, served)
+        self._last |= {s.symbol: s for s in signals}
+        await self._keep(signals, ttl_s)
+        return {s.symbol: s for s in signals}
+
+    async def look(self, predict: Callable[[FloatArray], Awaitable[Signals]], served: Served) -> list[Signal]:
+        """What a model says of each symbol that has features at the newest bar. It is written nowhere.
+
         predict: takes the windows (R, S, F), NaN for a symbol without features there. Such a symbol, or one
         for which the model has no opinion, gets no signal: what is missing is not zero.
-        For the windows that it answered last the model is not asked again: its signals live on, and what was
+        For the windows that it answered last a model is not asked again: its signals live on, and what was
         decided at a close stays what was decided. A member that was absent then takes part at the next one.
         Raises NotReady without any features online, StoreUnavailable when Redis does not answer.
         """
@@ -113,17 +125,15 @@ class SignalDesk:
                 "No features are online for " + ", ".join(self._symbols) + ".",
                 hint="The feed may be starting, or the recorded market may have ended; see /readyz.",
             )
-        newest = section.newest
         signals = self._known(served, section)
         if signals is None:
             said = await predict(section.windows)
-            route = await self._weigh(said.opinions.members, newest)
-            signals = self._signals(said, route, served, newest)
-            self._answered = _Answered(served, section, signals)
-            self._last |= {s.symbol: s for s in signals}
+            route = await self._weigh(said.opinions.members, section.newest)
+            signals = self._signals(said, route, served, section.newest)
+            answered = [*self._answered.items(), (served, _Answered(section, signals))]
+            self._answered = dict(answered[-self.n_models :])
             self._on_served([readings[symbol] for symbol in section.symbols])
-        await self._keep(signals, ttl_s)
-        return {s.symbol: s for s in signals}
+        return signals
 
     async def _keep(self, signals: list[Signal], ttl_s: float) -> None:
         """Write what is new; of what is written already renew the life, when it is time to."""
@@ -136,8 +146,8 @@ class SignalDesk:
 
     def _known(self, served: Served, section: CrossSection) -> list[Signal] | None:
         """What this model has said of the very same windows."""
-        known = self._answered
-        if known is None or known.served != served or not known.section.is_same(section):
+        known = self._answered.get(served)
+        if known is None or not known.section.is_same(section):
             return None
         return known.signals
 

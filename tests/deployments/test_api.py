@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from deployments.api import Api
 from deployments.router import Routed
 from levibot.clock import ManualClock
-from levibot.errors import NotReady, StoreUnavailable, UnknownSymbol
+from levibot.errors import LeviBotError, NotReady, RegistryConflict, StoreUnavailable, UnknownSymbol
 from levibot.features.on_demand import Request
 from levibot.features.views import CORE
 from levibot.market.bars import Bars
@@ -40,17 +40,32 @@ class FakeRouter:
     def __init__(self) -> None:
         self.answer = Routed(None, "memory", "No model is active.", "Train one.")
         self.error: Exception | None = None
+        self.refusal: LeviBotError | None = None
         self.n_asked = 0
 
     @property
     def signals(self) -> FakeRouter:
         return self
 
+    @property
+    def signals_of(self) -> VersionsOfRouter:
+        return VersionsOfRouter(self)
+
     async def remote(self, symbols: Sequence[str]) -> dict[str, Routed]:
         self.n_asked += 1
         if self.error is not None:
             raise self.error
         return dict.fromkeys(symbols, self.answer)
+
+
+class VersionsOfRouter:
+    """And `await handle.signals_of.remote(version, symbols)`."""
+
+    def __init__(self, router: FakeRouter) -> None:
+        self._router = router
+
+    async def remote(self, _: str, symbols: Sequence[str]) -> dict[str, Routed] | LeviBotError:
+        return self._router.refusal or await self._router.remote(symbols)
 
 
 class FakeFeatures:
@@ -191,6 +206,26 @@ async def test_without_a_signal_the_routers_reason_is_told(api: Api, symbols: tu
     with pytest.raises(NotReady) as refused:
         await api.predict(symbols[0])
     assert (refused.value.message, refused.value.hint) == ("No model is active.", "Train one.")
+
+
+async def test_a_version_by_name_is_asked_of_the_router_unless_it_is_the_one_in_the_cache(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str], router: FakeRouter
+) -> None:
+    await writer.write_signals([signal(symbols[0], HOUR)], 60.0)
+    assert (await api.predict(symbols[0], "v1.0.0")).served_from == "cache"
+    assert router.n_asked == 0
+    other = replace(signal(symbols[0], HOUR), model_version="v1.0.7", target_position=-0.2)
+    router.answer = Routed(other, "computed")
+    assert (await api.predict(symbols[0], "v1.0.7")).signal == other
+    # What it said is nobody else's answer, also when nothing newer is there.
+    assert (await api.predict(symbols[0])).signal == signal(symbols[0], HOUR)
+    assert other not in api._last.values()
+    # An answer of another version is none, and what was raised is raised here.
+    with pytest.raises(NotReady, match=f"{symbols[0]} has no signal of v1.0.8"):
+        await api.predict(symbols[0], "v1.0.8")
+    router.refusal = RegistryConflict("Version v1.0.9 reads another view.")
+    with pytest.raises(RegistryConflict, match="another view"):
+        await api.predict(symbols[0], "v1.0.9")
 
 
 async def test_a_symbol_that_is_not_served_is_unknown(api: Api, router: FakeRouter) -> None:

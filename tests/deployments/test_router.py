@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,10 +15,18 @@ import pytest
 
 from deployments.router import Routed, Router
 from levibot.clock import ManualClock
-from levibot.errors import RegistryError, SettingsError, StoreUnavailable
+from levibot.errors import (
+    NotReady,
+    RegistryConflict,
+    RegistryError,
+    SettingsError,
+    StoreUnavailable,
+    UnknownVersion,
+)
 from levibot.features.served import EVENT_TYPE, ServedVector
 from levibot.features.views import CORE
 from levibot.learning.blending import LearnedOpinion, SignalParameters
+from levibot.learning.signal import KIND
 from levibot.market.bars import FloatArray
 from levibot.resilience.deadline import deadline
 from levibot.settings import Settings
@@ -446,3 +455,74 @@ class TestWrittenDown:
         assert decision.positions == blend.positions
         (row,) = await tick_store.signals.read(MARKET_ID, symbol)
         assert row.target_position == routed.signal.target_position
+
+
+def publish(registry: Registry, symbol: str, **changed: object) -> str:
+    """One more version of the first one's content, fit for the router's run."""
+    fit = {"kind": KIND, "view_version": CORE.version, "window_bars": 1, "symbols": [symbol]}
+    return registry.publish({**registry.metadata("v1.0.0"), **fit, **changed}, {"model.txt": b"tree\n"})
+
+
+async def test_a_version_asked_for_by_name_answers_beside_the_signal_and_never_becomes_it(
+    router: Router, registry: Registry, symbol: str, model: FakeModel, online: OnlineStore
+) -> None:
+    other = publish(registry, symbol)
+    serving = (await router.signals([symbol]))[symbol].signal
+    assert serving is not None
+    answers = await asyncio.gather(*(router.signals_of(other, [symbol]) for _ in range(5)))
+    for answer in answers:
+        assert isinstance(answer, dict)
+        assert answer[symbol].signal == replace(serving, model_version=other)
+    # One load, after the one that serves was asked for again, and one question, for five callers.
+    assert model.loaded == ["v1.0.0", "v1.0.0", other]
+    assert model.asked == ["v1.0.0", other]
+    assert await router.signals_of("v1.0.0", [symbol]) == {symbol: Routed(serving, "computed")}
+    assert await online.read_signal(symbol) == serving
+    assert {event.payload["model_version"] for event in told(router, "signal")} == {"v1.0.0"}
+    # At the next bar it is asked again, and is loaded already.
+    later = NOON + timedelta(hours=1)
+    await online.write_features([FeatureWindow(symbol, later, CORE.names, np.ones((2, len(CORE.names))))])
+    answer = await router.signals_of(other, [symbol])
+    assert isinstance(answer, dict)
+    assert answer[symbol].signal is not None
+    assert answer[symbol].signal.as_of == later
+    assert model.loaded == ["v1.0.0", "v1.0.0", other]
+
+
+async def test_a_version_that_is_not_there_does_not_fit_or_is_broken_is_said(
+    router: Router, registry: Registry, symbol: str, model: FakeModel
+) -> None:
+    strange = publish(registry, symbol, symbols=["DOGEUSDT"])
+    broken = publish(registry, symbol, window_bars=2)
+    model.broken = {broken}
+    assert isinstance(await router.signals_of("v9.9.9", [symbol]), UnknownVersion)
+    misfit = await router.signals_of(strange, [symbol])
+    assert isinstance(misfit, RegistryConflict)
+    assert "DOGEUSDT" in misfit.message
+    assert type(await router.signals_of(broken, [symbol])) is RegistryError
+    # What is asked for by name never refuses the version that serves.
+    assert told(router, "model_refused") == []
+    assert (await router.signals([symbol]))[symbol].served_from == "computed"
+
+
+async def test_one_version_is_loaded_at_a_time_and_callers_hear_of_it(
+    router: Router, registry: Registry, symbol: str, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("levibot.serving.other_versions.LOADING_S", 0.05)
+    slow, other = publish(registry, symbol), publish(registry, symbol, window_bars=2)
+    model.held_back[slow] = asyncio.Event()
+    for _ in range(2):
+        answer = await router.signals_of(slow, [symbol])
+        assert isinstance(answer, NotReady)
+        assert answer.message == f"Version {slow} is being loaded by its members."
+    answer = await router.signals_of(other, [symbol])
+    assert isinstance(answer, NotReady)
+    assert answer.message == f"Version {other} waits until {slow} is loaded."
+    model.held_back[slow].set()
+
+    async def is_answered() -> bool:
+        return not isinstance(await router.signals_of(slow, [symbol]), NotReady)
+
+    await until(is_answered)
+    assert model.loaded.count(slow) == 1
+    assert isinstance(await router.signals_of(other, [symbol]), dict)

@@ -145,8 +145,10 @@ class FakeFace:
         self.profiles: list[Said] = []
         self.others: dict[str, list[Family]] = {}
 
-    async def predict(self, symbol: str) -> Answer:
+    async def predict(self, symbol: str, version: str | None = None) -> Answer:
         self.n_asked += 1
+        if version not in (None, self.answer.signal.model_version):
+            raise UnknownVersion(f"There is no version {version}.", hint="See /ai/models/list.")
         if self.error is not None:
             raise self.error
         if symbol != "BTCUSDT":
