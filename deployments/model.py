@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context
+from typing import Any
 
 import structlog
 
@@ -26,6 +27,18 @@ TRAIN = "ray job submit --working-dir . -- python -m tune.train"
 # A question waits for a version that is being loaded a little less than its caller waits for the answer.
 LOADING_S = 1.5
 log = structlog.get_logger()
+
+
+def check_fits_run(version: str, metadata: Mapping[str, Any], symbols: Sequence[str]) -> None:
+    """Raises RegistryConflict on a version that a run of these symbols cannot ask."""
+    check_fits(
+        version,
+        metadata,
+        view_version=CORE.version,
+        symbols=symbols,
+        online_bars=window_bars(),
+        hint=f"Train one for it: {TRAIN}",
+    )
 
 
 class MembersReplica:
@@ -97,12 +110,5 @@ class MembersReplica:
 
     def _load(self, version: str) -> LearnedMembers:
         stored = self._registry.load(version)
-        check_fits(
-            version,
-            stored.metadata,
-            view_version=CORE.version,
-            symbols=self._symbols,
-            online_bars=window_bars(),
-            hint=f"Train one for it: {TRAIN}",
-        )
+        check_fits_run(version, stored.metadata, self._symbols)
         return LearnedMembers.from_files(stored.metadata, stored.files, self._kinds)

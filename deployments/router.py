@@ -18,14 +18,12 @@ from actors import event_letters, event_log
 from deployments.graph import RouterConfig, reconfigured
 from deployments.holder import MembersHandle
 from deployments.loopback import keep_to_loopback
-from deployments.model import TRAIN
+from deployments.model import TRAIN, check_fits_run
 from levibot.errors import LeviBotError, NotReady, RegistryError, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.learning.blending import Signals
-from levibot.learning.training import window_bars
 from levibot.market.bars import FloatArray
 from levibot.serving.desk import Served, SignalDesk
-from levibot.serving.fit import check_fits
 from levibot.serving.member_panel import MemberPanel
 from levibot.serving.other_versions import OtherVersions
 from levibot.serving.recorder import SignalRecorder
@@ -259,14 +257,7 @@ class Router:
         return next((v for v in reversed(earlier) if v not in self._refused), None)
 
     def _check_fits(self, version: str) -> None:
-        check_fits(
-            version,
-            self._registry.metadata(version),
-            view_version=CORE.version,
-            symbols=self._settings.symbols,
-            online_bars=window_bars(),
-            hint=f"Train one for it: {TRAIN}",
-        )
+        check_fits_run(version, self._registry.metadata(version), self._settings.symbols)
 
     def _refuse(self, version: str, exc: RegistryError) -> None:
         log.error("a model version cannot be used", version=version, reason=str(exc))

@@ -46,6 +46,17 @@ async def ask_batch(client: httpx.AsyncClient, *symbols: str) -> httpx.Response:
     return await client.post("/ai/predict/batch", json={"symbols": symbols})
 
 
+async def test_a_version_is_asked_for_by_its_name(client: httpx.AsyncClient) -> None:
+    def body(version: str) -> dict[str, str]:
+        return {"symbol": "BTCUSDT", "model_version": version}
+
+    served = await client.post("/ai/predict", json=body(SIGNAL.model_version))
+    assert served.json()["model_version"] == SIGNAL.model_version
+    unknown = await client.post("/ai/predict", json=body("v9.9.9"))
+    assert "v9.9.9" in error_of(unknown, 404, "unknown_version")["message"]
+    error_of(await client.post("/ai/predict", json=body("newest")), 422, "bad_request")
+
+
 async def test_what_fails_of_one_symbol_fails_of_that_one_alone(client: httpx.AsyncClient) -> None:
     answer = await ask_batch(client, "ETHUSDT", "BTCUSDT")
     body = answer.json()
