@@ -6,14 +6,15 @@ Never imported by anything else: Locust replaces the sockets of the process that
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import gevent
 import redis
-from locust import FastHttpUser, constant_throughput, events, task
+from locust import FastHttpUser, events, task
 
-# Of one user. So few that a slow answer makes nobody late for the next request.
+# Of one user.
 REQUESTS_PER_S = 1.0
 
 
@@ -38,7 +39,6 @@ def _options(parser: Any) -> None:
 class Caller(FastHttpUser):
     """Asks mostly for predictions, and now and then for what a dashboard shows."""
 
-    wait_time = constant_throughput(REQUESTS_PER_S)
     connection_timeout = network_timeout = 10.0
     n_users = 0
 
@@ -49,8 +49,18 @@ class Caller(FastHttpUser):
         self.symbols = options.symbols.split(",")
         self.key = {"authorization": f"Bearer {Path(options.key_file).read_text().strip()}"}
         self.cache = redis.Redis.from_url(options.cold_redis) if options.cold_redis else None
-        # All users are made at the same moment, and would ask in step for ever.
-        gevent.sleep(self.chance.uniform(0.0, 1.0 / REQUESTS_PER_S))
+        self.next_at = time.monotonic()
+        # All users are made at the same moment.
+        gevent.sleep(self.wait_time())
+
+    def wait_time(self) -> float:
+        """Seconds to the next request. They are a Poisson process, however long the answers take.
+
+        Users with an even pace, as Locust's `constant_throughput`, keep in step: it takes the time before the
+        first request for a part of it, and so 100 users send their 100 requests of a second at once.
+        """
+        self.next_at += self.chance.expovariate(REQUESTS_PER_S)
+        return max(0.0, self.next_at - time.monotonic())
 
     @task(12)
     def predict(self) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
 
 from deployments.http import build_http
 from deployments.model_routes import ModelsFace
 from deployments.models import Activated, ModelList
+from levibot.serving.answer import Answer
 from tests.fakes.face import NOON, FakeFace
 from tests.load.traffic import Traffic
 
@@ -32,10 +34,27 @@ class OneModel:
         raise NotImplementedError
 
 
+class NotingFace(FakeFace):
+    """Notes when it was asked for BTCUSDT, in seconds of the monotonic clock."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.asked_at: list[float] = []
+
+    async def predict(self, symbol: str, version: str | None = None) -> Answer:
+        if symbol == "BTCUSDT":
+            self.asked_at.append(time.monotonic())
+        return await super().predict(symbol, version)
+
+
 @pytest.fixture
-def url_and_key(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def face(tmp_path: Path) -> NotingFace:
+    return NotingFace(tmp_path)
+
+
+@pytest.fixture
+def url_and_key(face: NotingFace, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The routes behind a real socket, and the file of a key that they take."""
-    face = FakeFace(tmp_path)
     models: ModelsFace = OneModel()
     face.models = models
     key_file = tmp_path / "key"
@@ -51,7 +70,9 @@ def url_and_key(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         serving.join()
 
 
-def test_every_route_is_asked_and_what_is_not_right_has_failed(url_and_key: tuple[str, Path]) -> None:
+def test_every_route_is_asked_and_what_is_not_right_has_failed(
+    url_and_key: tuple[str, Path], face: NotingFace
+) -> None:
     url, key_file = url_and_key
     # At once: most of their time goes into starting.
     with ThreadPoolExecutor() as both:
@@ -72,3 +93,8 @@ def test_every_route_is_asked_and_what_is_not_right_has_failed(url_and_key: tupl
     asks_symbol = ("POST /ai/predict", "POST /ai/predict/batch", "GET /features/{symbol}")
     assert wrong.failed == sum(wrong.by_route[route].n for route in asks_symbol if route in wrong.by_route)
     assert wrong.failed > 0
+
+    # Users who all ask at the same moment of a second would meet in a twentieth of it.
+    at_s = np.sort(face.asked_at)
+    in_a_twentieth = np.searchsorted(at_s, at_s + 0.05) - np.arange(len(at_s))
+    assert in_a_twentieth.max() < 30
