@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,6 +44,7 @@ from levibot.resilience.guard import Guard
 from levibot.resilience.lately import Lately
 from levibot.serving.answer import Answer, AnswerPolicy
 from levibot.serving.request_features import RequestFeatures, SymbolFeatures
+from levibot.serving.signal_cache import SignalCache
 from levibot.serving.signal_feed import SignalFeed
 from levibot.serving.staleness import staleness_limit_s
 from levibot.settings import Settings
@@ -95,6 +96,11 @@ class Api:
         self._policy = AnswerPolicy(settings.interval, settings.fresh_bars, settings.usable_bars)
         FEATURE_STALENESS_LIMIT.set(staleness_limit_s(settings.interval, self._clock.rate))
         self._last: dict[str, Signal] = {}
+        self._signals = SignalCache(
+            lambda symbols: self._redis.call(self._online.read_signals, symbols),
+            settings.symbols,
+            lives_s=settings.signal_cache_s,
+        )
         self._events = event_log.Reader("api")
         self._features = online_features.Reader("api")
         self._processes = Processes(router, settings)
@@ -156,6 +162,13 @@ class Api:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is built."""
         return build_http(self)
+
+    def held(self, symbol: str) -> Answer | None:
+        """The fresh signal of a symbol that was read a moment ago; None where it must be looked for."""
+        signal, now = self._signals.held().get(symbol), self._clock.now()
+        if signal is None or not self._policy.is_fresh(signal, now):
+            return None
+        return self._policy.answer(signal, now, "l1")
 
     async def predict(self, symbol: str, version: str | None = None) -> Answer:
         """The newest usable signal, or what one version says.
@@ -282,11 +295,12 @@ class Api:
 
     async def _find(self, symbols: Sequence[str]) -> dict[str, _Found | NotReady]:
         """The newest signal of each symbol, or why there is none at all."""
-        cached: dict[str, Signal | None] = {}
+        cached: Mapping[str, Signal | None] = {}
         with suppress(StoreError):
-            cached = await self._redis.call(self._online.read_signals, symbols)
+            cached = await self._signals.read()
         now = self._clock.now()
-        fresh = {s: one for s, one in cached.items() if one is not None and self._policy.is_fresh(one, now)}
+        asked = {symbol: cached.get(symbol) for symbol in symbols}
+        fresh = {s: one for s, one in asked.items() if one is not None and self._policy.is_fresh(one, now)}
         self._last |= fresh
         others = [symbol for symbol in symbols if symbol not in fresh]
         routed = await self._route(others) if others else {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +22,9 @@ DOCS_POLICY = (
     "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
 )
 TIMEOUT_HEADER = "x-request-timeout"
+REQUEST_ID = b"x-request-id"
+# In the form that they leave in: every answer has them.
+SECURITY = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 SHORTEST_S, LONGEST_S = 0.01, 30.0
 
 
@@ -43,12 +47,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = trace_id
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                message["headers"] = _completed(message["headers"], trace_id)
                 if scope["path"].startswith(DOCS):
-                    headers["content-security-policy"] = DOCS_POLICY
+                    MutableHeaders(scope=message)["content-security-policy"] = DOCS_POLICY
             await send(message)
 
         try:
@@ -73,7 +74,7 @@ class WithinTime:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = Request(scope).headers.get(TIMEOUT_HEADER) if scope["type"] == "http" else None
+        given = Headers(scope=scope).get(TIMEOUT_HEADER) if scope["type"] == "http" else None
         if given is None:
             await self._app(scope, receive, send)
             return
@@ -100,6 +101,13 @@ class WithinTime:
             message = f"There was no answer within the {seconds:g} s that the caller waits."
             late = error_response(408, "timeout", message, "Wait longer, or try again.", trace_id)
             await late(scope, receive, send)
+
+
+def _completed(headers: Iterable[tuple[bytes, bytes]], trace_id: str) -> list[tuple[bytes, bytes]]:
+    """With the id, and the security headers that are not among them."""
+    own = [pair for pair in headers if pair[0] != REQUEST_ID]
+    names = {name for name, _ in own}
+    return [*own, (REQUEST_ID, trace_id.encode()), *(pair for pair in SECURITY if pair[0] not in names)]
 
 
 def _seconds(text: str) -> float:

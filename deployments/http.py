@@ -16,6 +16,7 @@ from deployments.ensemble_routes import EnsembleFace, add_ensemble_routes
 from deployments.errors import LimitBody, install_error_handlers, trace_id_of
 from deployments.gate import Gate
 from deployments.health_routes import HealthFace, add_health_routes
+from deployments.hot_path import HotPath
 from deployments.model_routes import ModelsFace, add_model_routes
 from deployments.openapi import describe
 from deployments.rl_routes import PoliciesFace, add_rl_routes
@@ -118,6 +119,7 @@ def build_http(face: Face) -> FastAPI:
     install_error_handlers(http)
     # The last one is the outermost.
     http.add_middleware(LimitBody)
+    http.add_middleware(HotPath, memory=face)
     http.add_middleware(Gate, admission=face.admission)
     http.add_middleware(WithinTime)
     http.add_middleware(Edge)

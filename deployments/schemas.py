@@ -25,6 +25,8 @@ def may_be_empty(schema: dict[str, Any]) -> None:
 class BlendEntry(BaseModel):
     """How the members' opinions became the position."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     opinions: dict[str, float] = Field(description="of each member, -1 to 1")
     weights: dict[str, float] = Field(
         description="of each member that answered, sum 1, that made the position"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Header, Request
@@ -36,6 +35,7 @@ JSON_ERROR = {
 # Serve ends every request after 30 s, in the middle of a line; and a stream must not hold a replica that is
 # being replaced. How long a client waits before it comes again.
 LASTS_S, COME_AGAIN_MS = 25.0, 250
+PREDICT = "/ai/predict"
 
 
 class SignalsFace(Protocol):
@@ -44,6 +44,10 @@ class SignalsFace(Protocol):
     @property
     def feed(self) -> SignalFeed:
         """The signals to come."""
+        ...
+
+    def held(self, symbol: str) -> Answer | None:
+        """The fresh signal of a symbol that is in memory, None where it must be looked for."""
         ...
 
     async def predict(self, symbol: str, version: str | None = None) -> Answer:
@@ -58,13 +62,13 @@ class SignalsFace(Protocol):
 def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
     """`/ai/predict`, `/ai/predict/batch` and `/ai/signals/stream` over `face`."""
 
-    @http.post("/ai/predict", responses=ERRORS | CONFLICT, summary="The signal of a symbol")
+    @http.post(PREDICT, responses=ERRORS | CONFLICT, summary="The signal of a symbol")
     async def predict(body: PredictRequest, request: Request) -> PredictResponse:
         """The newest signal: probability up, target position, and how old and how fresh it is. With a
         `model_version` what that one says of the same bar: 404 where there is none, 409 where it does not fit
         this run, 503 while it is being loaded.
         """
-        return _response(await face.predict(body.symbol, body.model_version), trace_id_of(request))
+        return response(await face.predict(body.symbol, body.model_version), trace_id_of(request))
 
     @http.post("/ai/predict/batch", responses=ERRORS, summary="The signals of many symbols")
     async def batch(body: BatchRequest, request: Request) -> BatchResponse:
@@ -120,11 +124,12 @@ def _fields(signal: Signal) -> dict[str, Any]:
         "model_version": signal.model_version,
         "view_version": signal.view_version,
         "source": signal.source,
-        "blend": None if signal.blend is None else BlendEntry(**asdict(signal.blend)),
+        "blend": None if signal.blend is None else BlendEntry.model_validate(signal.blend),
     }
 
 
-def _response(answer: Answer, trace_id: str) -> PredictResponse:
+def response(answer: Answer, trace_id: str) -> PredictResponse:
+    """What is answered for one symbol."""
     return PredictResponse(
         **_fields(answer.signal),
         feature_age_s=answer.feature_age_s,
@@ -135,8 +140,13 @@ def _response(answer: Answer, trace_id: str) -> PredictResponse:
     )
 
 
+def response_bytes(answer: Answer, trace_id: str) -> bytes:
+    """`response` as it leaves."""
+    return response(answer, trace_id).model_dump_json().encode()
+
+
 def _entry(symbol: str, answer: Answer | LeviBotError, trace_id: str) -> BatchEntry:
     if isinstance(answer, Answer):
-        return BatchEntry(symbol=symbol, signal=_response(answer, trace_id), error=None)
+        return BatchEntry(symbol=symbol, signal=response(answer, trace_id), error=None)
     error = ErrorBody(code=answer.code, message=answer.message, hint=answer.hint, trace_id=trace_id)
     return BatchEntry(symbol=symbol, signal=None, error=error)

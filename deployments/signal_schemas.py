@@ -65,7 +65,10 @@ class PredictResponse(SignalEntry):
 
     feature_age_s: float = Field(ge=0, description="seconds on the market's clock since as_of")
     freshness: str = Field(description="FRESH or STALE")
-    served_from: str = Field(description="cache, computed or memory")
+    served_from: str = Field(
+        description="l1 (read from Redis a moment ago), cache (read for this answer), computed, or memory "
+        "(the newest that is known, where nothing newer can be had)"
+    )
     problem: str = Field(description="why the signal is not newer, else empty")
     trace_id: str
 

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     usable_bars: float = Field(24.0, gt=0.0, description="a signal older than this many bars is refused")
     feature_ttl_s: float = Field(60.0, gt=0.0, le=1e8, description="life of a feature vector in Redis")
     feature_shards: int = Field(1, ge=1, le=64, description="processes that compute the live features")
+    signal_cache_s: float = Field(
+        0.1,
+        ge=0.0,
+        le=60.0,
+        description="how long a replica tells a signal that it has read without a look into Redis",
+    )
     served_share: float = Field(
         0.01, ge=0.0, le=1.0, description="share of the served feature vectors that the event log keeps"
     )

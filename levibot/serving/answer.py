@@ -13,7 +13,7 @@ from levibot.stores.online import Freshness, Signal
 class Answer:
     """A signal with its age on the market's clock.
 
-    served_from: cache, computed or memory. problem: why it is not newer, else empty.
+    served_from: l1, cache, computed or memory. problem: why it is not newer, else empty.
     """
 
     signal: Signal

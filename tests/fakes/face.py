@@ -133,6 +133,7 @@ class FakeFace:
         self.feed = SignalFeed(
             SignalStream(open_redis("redis://127.0.0.1:1", timeout_s=1.0), "market", "abc123")
         )
+        self.in_memory: dict[str, Answer] = {}
         self.is_ready = True
         self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
         self.n_asked = 0
@@ -144,6 +145,9 @@ class FakeFace:
         self.page = EventPage((EventRow.of(EVENT),), EventCursor(NOON, "id"))
         self.profiles: list[Said] = []
         self.others: dict[str, list[Family]] = {}
+
+    def held(self, symbol: str) -> Answer | None:
+        return self.in_memory.get(symbol)
 
     async def predict(self, symbol: str, version: str | None = None) -> Answer:
         self.n_asked += 1

@@ -1,7 +1,7 @@
 """Load on a whole system of its own: `python -m tests.load`; it fails where a goal is missed.
 
-`--way cold` takes the cached signal away before each prediction: the face then asks the router, which reads
-the newest windows and knows what the model said of them. The model itself is asked once a bar, whoever asks.
+`--way cold` takes the cached signal away before each prediction, and the face holds none in memory: it then asks
+the router, which reads the newest windows and knows what the model said of them. The model itself is asked once a bar, whoever asks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def main() -> int:
     symbols = ",".join(SYMBOLS)
     with tempfile.TemporaryDirectory(prefix="levibot-load-") as folder, ExitStack() as ending:
         home = Path(folder) / "home"
-        served = running_system(home, LEVIBOT_SYMBOLS=symbols, LEVIBOT_TRAIN_START=TRAIN_START)
+        cache = {"LEVIBOT_SIGNAL_CACHE_S": "0"} if asked.way == "cold" else {}
+        served = running_system(home, LEVIBOT_SYMBOLS=symbols, LEVIBOT_TRAIN_START=TRAIN_START, **cache)
         system = ending.enter_context(served)
         redis_url = endpoints(Settings.load(home=home)).redis_cache_url
         traffic = Traffic(system.url, home / FILE_NAME, SYMBOLS, redis_url)

@@ -1,0 +1,65 @@
+"""The newest signals as Redis held them a moment ago: the first of the caches that a prediction comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
+
+from levibot.stores.signals import Signal
+
+Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Signal | None]]]
+
+
+class SignalCache:
+    """Reads all symbols at once, and again when what it holds is older than `lives_s`.
+
+    So a signal may be told that much later than Redis has it, whatever its age says: how old a signal is, and
+    whether it may be used, is the caller's to ask anew each time. State: what was read last, for one event
+    loop. read: raises StoreError; nothing is held then. lives_s: 0 holds nothing. monotonic: seconds.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        symbols: Sequence[str],
+        *,
+        lives_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._symbols = tuple(symbols)
+        self._lives_s = lives_s
+        self._monotonic = monotonic
+        self._held: Mapping[str, Signal | None] = {}
+        self._read_at = -math.inf
+        self._reading: asyncio.Task[Mapping[str, Signal | None]] | None = None
+
+    def held(self) -> Mapping[str, Signal | None]:
+        """What was read within `lives_s`, empty where nothing was; nobody waits for anything."""
+        return self._held if self._monotonic() - self._read_at < self._lives_s else {}
+
+    async def read(self) -> Mapping[str, Signal | None]:
+        """The newest of each symbol from Redis, None where there is none. Those who wait share one read.
+
+        Raises StoreError.
+        """
+        if self._reading is None or self._reading.done():
+            # In a context of its own: whose deadline the first caller has is not the others'.
+            self._reading = asyncio.create_task(self._read_anew(), context=Context())
+            self._reading.add_done_callback(_look_at)
+        return await asyncio.shield(self._reading)
+
+    async def _read_anew(self) -> Mapping[str, Signal | None]:
+        asked_at = self._monotonic()
+        self._held = await self._read(self._symbols)
+        self._read_at = asked_at
+        return self._held
+
+
+def _look_at(reading: asyncio.Task[Mapping[str, Signal | None]]) -> None:
+    """Its callers may be gone; then nobody else looks at what was raised."""
+    if not reading.cancelled():
+        reading.exception()

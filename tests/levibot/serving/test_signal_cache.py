@@ -1,0 +1,105 @@
+"""What a replica holds in memory is never older than it may be, and is read once for all who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from levibot.errors import StoreUnavailable
+from levibot.serving.signal_cache import SignalCache
+from levibot.stores.signals import Signal
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+
+
+def signal(number: int) -> Signal:
+    as_of = datetime(2024, 5, 1, 12, number, tzinfo=UTC)
+    return Signal("BTCUSDT", as_of, 0.6, 0.1, "v1.0.0", "view", "market", "simulated")
+
+
+class Store:
+    """Has a newer signal at each read. waits: until when a read takes; fails: whether it raises."""
+
+    def __init__(self) -> None:
+        self.n_read = 0
+        self.waits = asyncio.Event()
+        self.waits.set()
+        self.asked = asyncio.Event()
+        self.fails = False
+
+    async def read(self, symbols: Sequence[str]) -> Mapping[str, Signal | None]:
+        self.n_read += 1
+        self.asked.set()
+        await self.waits.wait()
+        if self.fails:
+            raise StoreUnavailable("Redis is away.")
+        return {"BTCUSDT": signal(self.n_read), "ETHUSDT": None}
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_what_was_read_is_held_for_its_life_and_no_longer() -> None:
+    store, clock = Store(), Clock()
+    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
+    assert cache.held() == {}
+    assert await cache.read() == {"BTCUSDT": signal(1), "ETHUSDT": None} == cache.held()
+    clock.now_s += 0.09
+    assert cache.held()["BTCUSDT"] == signal(1)
+    clock.now_s += 0.01
+    assert cache.held() == {}
+    assert (await cache.read())["BTCUSDT"] == signal(2)
+
+
+async def test_its_age_counts_from_before_the_read() -> None:
+    store, clock = Store(), Clock()
+    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
+    store.waits.clear()
+    reading = asyncio.create_task(cache.read())
+    await store.asked.wait()
+    clock.now_s += 0.2
+    store.waits.set()
+    assert (await reading)["BTCUSDT"] == signal(1)
+    assert cache.held() == {}
+
+
+async def test_those_who_wait_share_one_read_and_one_who_leaves_does_not_end_it() -> None:
+    store = Store()
+    cache = SignalCache(store.read, SYMBOLS, lives_s=60.0)
+    store.waits.clear()
+    first, second = asyncio.create_task(cache.read()), asyncio.create_task(cache.read())
+    await store.asked.wait()
+    first.cancel()
+    await asyncio.sleep(0)
+    store.waits.set()
+    assert (await second)["BTCUSDT"] == signal(1)
+    assert store.n_read == 1
+
+
+async def test_a_read_that_fails_holds_nothing_and_the_next_one_is_another() -> None:
+    store, clock = Store(), Clock()
+    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
+    await cache.read()
+    clock.now_s += 0.2
+    store.fails = True
+    with pytest.raises(StoreUnavailable):
+        await cache.read()
+    assert cache.held() == {}
+    store.fails = False
+    assert (await cache.read())["BTCUSDT"] == signal(3)
+
+
+async def test_a_life_of_zero_holds_nothing() -> None:
+    cache = SignalCache(Store().read, SYMBOLS, lives_s=0.0)
+    await cache.read()
+    assert cache.held() == {}
