@@ -1,7 +1,7 @@
 """What a user would write instead: one FastAPI process that asks its models at every request.
 
-`python -m benchmarks.plain_server HOME PORT` reads the models of the active version of a state folder, and the
-newest row of features of its first symbol, once. Nothing is checked, limited, kept or told to anybody.
+`python -m benchmarks.plain_server HOME PORT` reads the models of the active version of a state folder and the
+newest features, once. Nothing is checked, limited, kept or told to anybody.
 """
 
 from __future__ import annotations

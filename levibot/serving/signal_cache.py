@@ -14,7 +14,7 @@ Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Signal | None]]]
 
 
 class SignalCache:
-    """Reads all symbols at once, and again when what it holds is older than `lives_s`.
+    """Reads all symbols at once; what was read is held for `lives_s`.
 
     So a signal may be told that much later than Redis has it, whatever its age says: how old a signal is, and
     whether it may be used, is the caller's to ask anew each time. State: what was read last, for one event
@@ -38,19 +38,30 @@ class SignalCache:
         self._reading: asyncio.Task[Mapping[str, Signal | None]] | None = None
 
     def held(self) -> Mapping[str, Signal | None]:
-        """What was read within `lives_s`, empty where nothing was; nobody waits for anything."""
-        return self._held if self._monotonic() - self._read_at < self._lives_s else {}
+        """What was read within `lives_s`, empty where nothing was; nobody waits for anything.
+
+        Where half of that time is over the next read begins, so that under steady questions no one waits.
+        """
+        age_s = self._monotonic() - self._read_at
+        if age_s >= self._lives_s:
+            return {}
+        if age_s >= self._lives_s / 2.0:
+            self._begin()
+        return self._held
 
     async def read(self) -> Mapping[str, Signal | None]:
         """The newest of each symbol from Redis, None where there is none. Those who wait share one read.
 
         Raises StoreError.
         """
+        return await asyncio.shield(self._begin())
+
+    def _begin(self) -> asyncio.Task[Mapping[str, Signal | None]]:
         if self._reading is None or self._reading.done():
             # In a context of its own: whose deadline the first caller has is not the others'.
             self._reading = asyncio.create_task(self._read_anew(), context=Context())
             self._reading.add_done_callback(_look_at)
-        return await asyncio.shield(self._reading)
+        return self._reading
 
     async def _read_anew(self) -> Mapping[str, Signal | None]:
         asked_at = self._monotonic()

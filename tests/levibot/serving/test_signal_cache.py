@@ -54,11 +54,25 @@ async def test_what_was_read_is_held_for_its_life_and_no_longer() -> None:
     cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
     assert cache.held() == {}
     assert await cache.read() == {"BTCUSDT": signal(1), "ETHUSDT": None} == cache.held()
-    clock.now_s += 0.09
+    clock.now_s += 0.04
     assert cache.held()["BTCUSDT"] == signal(1)
-    clock.now_s += 0.01
+    clock.now_s += 0.06
     assert cache.held() == {}
     assert (await cache.read())["BTCUSDT"] == signal(2)
+    assert store.n_read == 2
+
+
+async def test_under_steady_questions_the_next_read_begins_before_the_last_one_has_ended() -> None:
+    store, clock = Store(), Clock()
+    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
+    await cache.read()
+    store.asked.clear()
+    clock.now_s += 0.05
+    assert [cache.held()["BTCUSDT"] for _ in range(2)] == [signal(1)] * 2
+    await store.asked.wait()
+    await asyncio.sleep(0)
+    assert cache.held()["BTCUSDT"] == signal(2)
+    assert store.n_read == 2
 
 
 async def test_its_age_counts_from_before_the_read() -> None:
