@@ -67,7 +67,7 @@ async def test_under_steady_questions_the_next_read_begins_before_the_last_one_h
     cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
     await cache.read()
     store.asked.clear()
-    clock.now_s += 0.05
+    clock.now_s += 0.06
     assert [cache.held()["BTCUSDT"] for _ in range(2)] == [signal(1)] * 2
     await store.asked.wait()
     await asyncio.sleep(0)
