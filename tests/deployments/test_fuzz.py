@@ -65,6 +65,8 @@ class SignedWebhooks:
 def face(tmp_path_factory: pytest.TempPathFactory) -> FakeFace:
     home: Path = tmp_path_factory.mktemp("fuzz")
     face = FakeFace(home)
+    # So that both ways of answering are met: the other symbol is not in memory.
+    face.in_memory = {"BTCUSDT": face.answer}
     models: ModelsFace = SomeModels()
     face.models = models
     held = HeldWeights(NOON.date(), ("trend",), (1.0,), (1.0,), "", {"bull": 1.0}, "prior", "v1.0.0")

@@ -1,8 +1,8 @@
 """Load on a whole system of its own: `python -m tests.load`; it fails where a goal is missed.
 
 `--way cold` takes the cached signal away before each prediction, and the face holds none in memory: it then
-asks the router, which reads the newest windows and knows what the model said of them. The model itself is asked
-once a bar, whoever asks.
+asks the router, which reads the newest windows and knows what the model said of them. The model itself is
+asked once a bar, whoever asks.
 """
 
 from __future__ import annotations
