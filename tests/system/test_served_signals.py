@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,8 +17,12 @@ import pytest
 
 from levibot.launch.run_record import processes_of
 
+from .callers import calling
 from .conftest import LiveSystem, start_system, wait_for
 
+# Of one replica of the face (ops/serve/haproxy).
+AT_ONCE = 128
+ERROR_FIELDS = {"code", "message", "hint", "trace_id"}
 pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.stores]
 
 
@@ -203,11 +210,40 @@ def test_a_port_in_use_is_named_and_nothing_stays_behind(system: LiveSystem, tmp
     assert not (tmp_path / "other" / "run.json").exists()
 
 
-def test_a_training_job_from_a_second_shell_is_served(system: LiveSystem) -> None:
+def test_a_training_job_from_a_second_shell_is_served_and_fails_no_request(system: LiveSystem) -> None:
     before = system.predict().json()["model_version"]
 
-    job = system.in_second_shell("ray job submit --working-dir . -- python -m tune.train")
-    output = job.communicate(timeout=200)[0]
+    with calling(system.url, system.headers, ("BTCUSDT", "ETHUSDT"), rate_per_s=20.0) as seen:
+        job = system.in_second_shell("ray job submit --working-dir . -- python -m tune.train")
+        output = job.communicate(timeout=200)[0]
 
-    assert job.returncode == 0, output
-    wait_for(lambda: system.predict().json()["model_version"] > before, 15, "the new version")
+        assert job.returncode == 0, output
+        wait_for(lambda: system.predict().json()["model_version"] > before, 15, "the new version")
+    assert {tries[0].body.get("model_version") for tries in seen.requests} >= {before}
+    assert [tries[0] for tries in seen.requests if not tries[0].is_answer] == []
+    assert seen.wrong() == []
+
+
+def test_what_there_is_no_room_for_is_refused_at_once_and_answers_go_on(system: LiveSystem) -> None:
+    """Twice what a replica takes at once, of its slowest route, and all at the same moment."""
+
+    async def ask_at_once(n: int) -> list[tuple[float, httpx.Response]]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(headers=system.headers, timeout=30.0, limits=limits) as client:
+
+            async def one() -> tuple[float, httpx.Response]:
+                answer = await client.get(f"{system.url}/events", params={"limit": 1000})
+                return time.monotonic(), answer
+
+            return await asyncio.gather(*(one() for _ in range(n)))
+
+    asked = asyncio.run(ask_at_once(2 * AT_ONCE))
+    answered = [at for at, answer in asked if answer.status_code == 200]
+    refused = [(at, answer) for at, answer in asked if answer.status_code != 200]
+    assert answered
+    assert {answer.status_code for _, answer in refused} == {503}
+    assert all(int(answer.headers["retry-after"]) >= 1 for _, answer in refused)
+    assert all(set(answer.json()["error"]) == ERROR_FIELDS for _, answer in refused)
+    # Those who are refused do not wait for those who are not.
+    assert median(at for at, _ in refused) < max(answered)
+    assert system.predict().status_code == 200
