@@ -210,16 +210,29 @@ def test_a_port_in_use_is_named_and_nothing_stays_behind(system: LiveSystem, tmp
     assert not (tmp_path / "other" / "run.json").exists()
 
 
-def test_a_training_job_from_a_second_shell_is_served_and_fails_no_request(system: LiveSystem) -> None:
+def test_a_training_job_from_a_second_shell_is_served(system: LiveSystem) -> None:
     before = system.predict().json()["model_version"]
 
-    with calling(system.url, system.headers, ("BTCUSDT", "ETHUSDT"), rate_per_s=20.0) as seen:
-        job = system.in_second_shell("ray job submit --working-dir . -- python -m tune.train")
-        output = job.communicate(timeout=200)[0]
+    job = system.in_second_shell("ray job submit --working-dir . -- python -m tune.train")
+    output = job.communicate(timeout=200)[0]
 
-        assert job.returncode == 0, output
-        wait_for(lambda: system.predict().json()["model_version"] > before, 15, "the new version")
-    assert {tries[0].body.get("model_version") for tries in seen.requests} >= {before}
+    assert job.returncode == 0, output
+    wait_for(lambda: system.predict().json()["model_version"] > before, 15, "the new version")
+
+
+def test_a_version_takes_the_place_of_another_and_no_request_fails(system: LiveSystem) -> None:
+    url = f"{system.url}/ai/models"
+    listed = httpx.get(f"{url}/list", headers=system.headers, timeout=30.0).json()
+    serving = listed["active"]
+    earlier = next(one["version"] for one in listed["versions"] if one["version"] != serving)
+    with calling(system.url, system.headers, ("BTCUSDT", "ETHUSDT"), rate_per_s=20.0) as seen:
+        for version in (earlier, serving):
+            asked = {"version": version, "reason": "another model set, under load"}
+            answer = httpx.post(f"{url}/activate", json=asked, headers=system.headers, timeout=30.0)
+            assert answer.status_code == 200, answer.text
+            wait_for(lambda: system.predict().json()["model_version"] == version, 30, version)  # noqa: B023
+
+    assert {tries[0].body.get("model_version") for tries in seen.requests} == {earlier, serving}
     assert [tries[0] for tries in seen.requests if not tries[0].is_answer] == []
     assert seen.wrong() == []
 
