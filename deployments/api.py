@@ -43,6 +43,7 @@ from levibot.monitoring.health import Health, HealthWatch
 from levibot.resilience.guard import Guard
 from levibot.resilience.lately import Lately
 from levibot.serving.answer import Answer, AnswerPolicy
+from levibot.serving.arms import CANARY, CHAMPION, Arm, of_canary
 from levibot.serving.request_features import RequestFeatures, SymbolFeatures
 from levibot.serving.signal_feed import SignalFeed
 from levibot.serving.staleness import staleness_limit_s
@@ -50,6 +51,7 @@ from levibot.settings import Settings
 from levibot.stores.connect import open_durable, open_online, open_signal_stream, open_ticks
 from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
+from levibot.stores.online_signals import Arms
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.rate_limiter import Limit, RateLimiter, WhenAway
 from levibot.telemetry.exposition import Family
@@ -70,6 +72,7 @@ class _Found:
     signal: Signal
     served_from: str
     problem: str
+    arm: Arm | None = CHAMPION
 
 
 class Api:
@@ -157,24 +160,26 @@ class Api:
         """Called by Serve once the replica is built."""
         return build_http(self)
 
-    async def predict(self, symbol: str, version: str | None = None) -> Answer:
-        """The newest usable signal, or what one version says.
+    async def predict(self, symbol: str, version: str | None = None, key_id: str = "") -> Answer:
+        """The newest usable signal of the arm that a key is in, or what one version says.
 
         Raises UnknownSymbol, or NotReady when nothing may be used; of a version UnknownVersion, and
         RegistryConflict where it does not fit this run.
         """
         if version is not None:
             return await self._predict_as(version, symbol)
-        answer = (await self.predict_many((symbol,)))[symbol]
+        answer = (await self.predict_many((symbol,), key_id))[symbol]
         if isinstance(answer, LeviBotError):
             raise answer
         return answer
 
-    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+    async def predict_many(
+        self, symbols: Sequence[str], key_id: str = ""
+    ) -> dict[str, Answer | LeviBotError]:
         """The newest usable signal of each symbol, or what `predict` would raise; the cache is asked once."""
         served = [symbol for symbol in symbols if symbol in self._symbols]
         answers: dict[str, Answer | LeviBotError] = {}
-        for symbol, found in (await self._find(served)).items():
+        for symbol, found in (await self._find(served, key_id)).items():
             answers[symbol] = found if isinstance(found, NotReady) else self._answer(found)
         return {symbol: answers.get(symbol) or self._not_served(symbol) for symbol in symbols}
 
@@ -280,22 +285,31 @@ class Api:
             return [f"Features are missing for {', '.join(missing)}: {exc.message}"]
         return [f"{s} has no features yet. {problem}".strip() for s in missing if s in expected]
 
-    async def _find(self, symbols: Sequence[str]) -> dict[str, _Found | NotReady]:
-        """The newest signal of each symbol, or why there is none at all."""
-        cached: dict[str, Signal | None] = {}
+    async def _find(self, symbols: Sequence[str], key_id: str) -> dict[str, _Found | NotReady]:
+        """The newest signal of each symbol in the arm of a key, or why there is none at all."""
+        read: Arms | None = None
         with suppress(StoreError):
-            cached = await self._redis.call(self._online.read_signals, symbols)
+            read = await self._redis.call(self._online.read_arms, symbols)
         now = self._clock.now()
+        cached = {} if read is None else read.champion
         fresh = {s: one for s, one in cached.items() if one is not None and self._policy.is_fresh(one, now)}
         self._last |= fresh
-        others = [symbol for symbol in symbols if symbol not in fresh]
+        canary, why_not = (
+            ({}, "")
+            if read is None
+            else of_canary(read, symbols, key_id, lambda one: self._policy.is_fresh(one, now))
+        )
+        others = [symbol for symbol in symbols if symbol not in fresh and symbol not in canary]
         routed = await self._route(others) if others else {}
-        return {
-            symbol: _Found(fresh[symbol], "cache", "")
-            if symbol in fresh
-            else self._newest(symbol, cached.get(symbol), routed[symbol])
-            for symbol in symbols
-        }
+        found: dict[str, _Found | NotReady] = {}
+        for symbol in symbols:
+            if symbol in canary:
+                found[symbol] = _Found(canary[symbol], "cache", "", CANARY)
+            elif symbol in fresh:
+                found[symbol] = _Found(fresh[symbol], "cache", why_not)
+            else:
+                found[symbol] = self._newest(symbol, cached.get(symbol), routed[symbol])
+        return found
 
     async def _predict_as(self, version: str, symbol: str) -> Answer:
         self._check_served(symbol)
@@ -303,14 +317,14 @@ class Api:
             cached = await self._redis.call(self._online.read_signal, symbol)
             is_it = cached is not None and cached.model_version == version
             if cached is not None and is_it and self._policy.is_fresh(cached, self._clock.now()):
-                return self._policy.answer(cached, self._clock.now(), "cache", "")
+                return self._policy.answer(cached, self._clock.now(), "cache", "", arm=None)
         said = await self._ask_router.call(self._remote_signals_of, version, symbol)
         if isinstance(said, LeviBotError):
             raise said
         routed = said[symbol]
         if routed.signal is None or routed.signal.model_version != version:
             raise NotReady(routed.problem or f"{symbol} has no signal of {version}.", hint=routed.hint)
-        found = _Found(routed.signal, routed.served_from, routed.problem)
+        found = _Found(routed.signal, routed.served_from, routed.problem, arm=None)
         answer = self._answer(found)
         if isinstance(answer, NotReady):
             raise answer
@@ -329,7 +343,9 @@ class Api:
 
     def _answer(self, found: _Found) -> Answer | NotReady:
         try:
-            return self._policy.answer(found.signal, self._clock.now(), found.served_from, found.problem)
+            return self._policy.answer(
+                found.signal, self._clock.now(), found.served_from, found.problem, found.arm
+            )
         except NotReady as exc:
             return NotReady(exc.message, hint=found.problem or exc.hint)
 

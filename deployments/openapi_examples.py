@@ -33,6 +33,7 @@ SIGNAL = {
     "source": "simulated",
     "served_from": "cache",
     "problem": "",
+    "arm": "champion",
     "blend": {
         "opinions": {"trend": 0.12, "strength": 0.05, "lightgbm": 0.03},
         "weights": {"trend": 0.34, "strength": 0.33, "lightgbm": 0.33},

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from deployments.schemas import BlendEntry, ErrorBody, Symbol, Version
+from levibot.serving.arms import Arm
 
 MOST_SYMBOLS = 100
 
@@ -66,7 +67,11 @@ class PredictResponse(SignalEntry):
     feature_age_s: float = Field(ge=0, description="seconds on the market's clock since as_of")
     freshness: str = Field(description="FRESH or STALE")
     served_from: str = Field(description="cache, computed or memory")
-    problem: str = Field(description="why the signal is not newer, else empty")
+    problem: str = Field(description="why the signal is not newer, or not the canary's, else empty")
+    arm: Arm | None = Field(
+        description="whose signal it is: champion, of the version that serves, or canary; null of a version "
+        "that was asked for by its name"
+    )
     trace_id: str
 
 

@@ -264,6 +264,13 @@ CALLS = (
         "levibot/market/last_known.py:last_known",
     ),
     CallOut(
+        "levibot/serving/canary_desk.py",
+        "Redis: the canary's signals",
+        ("write",),
+        "those in its arm have its last signals while these are fresh, then the champion's, and hear of it",
+        "levibot/serving/arms.py:of_canary",
+    ),
+    CallOut(
         "levibot/serving/desk.py",
         "Redis: windows and signals",
         ("_online",),
@@ -404,6 +411,7 @@ BOUNDARIES: Mapping[str, frozenset[str]] = {
             "levibot/stores/failover.py",
             "levibot/stores/live_weights.py",
             "levibot/stores/online.py",
+            "levibot/stores/online_signals.py",
             "levibot/stores/rate_limiter.py",
             "levibot/stores/redis.py",
             "levibot/stores/redis_connection.py",

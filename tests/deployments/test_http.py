@@ -79,6 +79,7 @@ async def test_a_prediction_says_all_that_it_rests_on(client: httpx.AsyncClient)
         "freshness": "FRESH",
         "source": "simulated",
         "served_from": "cache",
+        "arm": "champion",
         "problem": "",
         "blend": None,
         "trace_id": answer.headers["x-request-id"],

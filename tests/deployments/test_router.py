@@ -34,6 +34,7 @@ from levibot.stores.events import Event
 from levibot.stores.live_weights import KEY, HeldWeights, LiveWeights
 from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import FeatureWindow, OnlineStore
+from levibot.stores.online_signals import CanaryShare
 from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
@@ -526,3 +527,104 @@ async def test_one_version_is_loaded_at_a_time_and_callers_hear_of_it(
     await until(is_answered)
     assert model.loaded.count(slow) == 1
     assert isinstance(await router.signals_of(other, [symbol]), dict)
+
+
+class FakeHolder:
+    """The members of a canary, as a test wants them."""
+
+    kinds = ("lightgbm",)
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.hangs = asyncio.Event()
+        self.hangs.set()
+        self.error: Exception | None = None
+        self.is_closed = False
+
+    async def load(self, version: str) -> None:
+        if isinstance(self.error, RegistryError):
+            raise self.error
+
+    async def say(self, version: str, window: FloatArray) -> dict[str, LearnedOpinion]:
+        self.asked.append(version)
+        await self.hangs.wait()
+        if self.error is not None:
+            raise self.error
+        half = np.full((1, window.shape[1]), 0.25)
+        return {"lightgbm": LearnedOpinion(half, half, half)}
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class TestCanary:
+    """A version that some callers are answered with, beside the one that serves."""
+
+    @pytest.fixture
+    async def holder(self, router: Router, online: OnlineStore) -> AsyncIterator[FakeHolder]:
+        holder = FakeHolder()
+        router._canary._open_holder = lambda _: holder
+        yield holder
+        await online.end_canary()
+
+    async def test_its_signals_lie_beside_those_that_serve_and_the_share_changes_in_place(
+        self, router: Router, holder: FakeHolder, symbol: str, registry: Registry, online: OnlineStore
+    ) -> None:
+        other = publish(registry, symbol)
+
+        async def shows(share: float | None) -> bool:
+            canary = (await online.read_arms([symbol])).canary
+            return canary == (None if share is None else CanaryShare(other, share))
+
+        for share in (0.25, 0.5):
+            router.reconfigure({"canary": {"version": other, "share": share}})
+            await until(lambda share=share: shows(share))
+        arms = await online.read_arms([symbol])
+        served, beside = arms.champion[symbol], arms.canary_signal(symbol)
+        assert served is not None
+        assert beside is not None
+        assert (served.model_version, beside.model_version) == ("v1.0.0", other)
+        assert (served.as_of, served.probability_up, beside.probability_up) == (beside.as_of, 0.5, 0.25)
+        # Once for the bar, and in no process of those that serve.
+        assert holder.asked == [other]
+        router.reconfigure({"canary": None})
+        await until(lambda: shows(None))
+        assert holder.is_closed
+        assert {event.payload["model_version"] for event in told(router, "signal")} == {"v1.0.0"}
+
+    @pytest.mark.parametrize("fault", ["hangs", "fails", "refuses"])
+    async def test_whatever_it_does_the_champion_answers_the_same_and_in_time(
+        self,
+        router: Router,
+        holder: FakeHolder,
+        symbol: str,
+        registry: Registry,
+        online: OnlineStore,
+        model: FakeModel,
+        fault: str,
+    ) -> None:
+        before = (await router.signals([symbol]))[symbol]
+        if fault == "hangs":
+            holder.hangs.clear()
+        else:
+            holder.error = ValueError("torn") if fault == "fails" else RegistryError("It is broken.")
+        router.reconfigure({"canary": {"version": publish(registry, symbol), "share": 1.0}})
+
+        async def is_shown() -> bool:
+            return bool(holder.asked) or (await online.read_arms([symbol])).canary is not None
+
+        await until(is_shown)
+        assert (await router.signals([symbol]))[symbol] == before
+        later = NOON + timedelta(hours=1)
+        row = np.ones((2, len(CORE.names)))
+        await online.write_features([FeatureWindow(symbol, later, CORE.names, row)])
+        started = asyncio.get_running_loop().time()
+        routed = (await router.signals([symbol]))[symbol]
+        took_s = asyncio.get_running_loop().time() - started
+        assert routed.signal is not None
+        assert (routed.signal.as_of, routed.served_from) == (later, "computed")
+        assert (routed.signal.model_version, routed.signal.probability_up) == ("v1.0.0", 0.5)
+        assert took_s < 1.0
+        assert await online.read_signal(symbol) == routed.signal
+        assert model.asked == ["v1.0.0"] * 2
+        assert (await online.read_arms([symbol])).canary_signal(symbol) is None

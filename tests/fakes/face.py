@@ -136,6 +136,7 @@ class FakeFace:
         self.is_ready = True
         self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
         self.n_asked = 0
+        self.key_id = ""
         self.order_notional: float | None = None
         self.known = SymbolFeatures(
             VECTOR, Requested({"bar_age": FRESH}, "Bars are late."), NOON, "core", "abc123", ("a", "b")
@@ -145,8 +146,9 @@ class FakeFace:
         self.profiles: list[Said] = []
         self.others: dict[str, list[Family]] = {}
 
-    async def predict(self, symbol: str, version: str | None = None) -> Answer:
+    async def predict(self, symbol: str, version: str | None = None, key_id: str = "") -> Answer:
         self.n_asked += 1
+        self.key_id = key_id
         if version not in (None, self.answer.signal.model_version):
             raise UnknownVersion(f"There is no version {version}.", hint="See /ai/models/list.")
         if self.error is not None:
@@ -155,11 +157,13 @@ class FakeFace:
             raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
         return self.answer
 
-    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+    async def predict_many(
+        self, symbols: Sequence[str], key_id: str = ""
+    ) -> dict[str, Answer | LeviBotError]:
         answers: dict[str, Answer | LeviBotError] = {}
         for symbol in symbols:
             try:
-                answers[symbol] = await self.predict(symbol)
+                answers[symbol] = await self.predict(symbol, None, key_id)
             except LeviBotError as exc:
                 answers[symbol] = exc
         return answers
