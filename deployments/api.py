@@ -17,6 +17,8 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import event_log, online_features
 from actors.processes import Said
+from deployments.canaries import Canaries
+from deployments.canary_routes import CanariesFace
 from deployments.ensemble import Ensemble
 from deployments.ensemble_routes import EnsembleFace
 from deployments.http import build_http
@@ -104,6 +106,7 @@ class Api:
         self.feed = SignalFeed(open_signal_stream(settings, CORE), timeout_s=settings.store_timeout_s)
         self.models: ModelsFace = Models(settings)
         self.ensemble: EnsembleFace = Ensemble(settings)
+        self.canaries: CanariesFace = Canaries(settings)
         self.policies: PoliciesFace = Policies(policy, settings)
         limits = KeyLimiter(
             RateLimiter(

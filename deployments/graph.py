@@ -13,7 +13,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from levibot.errors import DataError, SettingsError
 from levibot.learning.members import checked_weights
-from levibot.serving.canary_setting import CanaryLimits, CanarySetting
+from levibot.stores.canary_setting import CanaryLimits, CanarySetting
 
 DEFINITIONS = Path(__file__).parents[1] / "ops" / "serve"
 # The deployments of members, and the kinds of models that each has.

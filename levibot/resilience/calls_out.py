@@ -152,6 +152,13 @@ CALLS = (
         "_run",
     ),
     CallOut(
+        "actors/shadow_ledger.py",
+        "the tick store: bars and decisions of a canary's arms",
+        ("_turn_canary",),
+        "the arms' bars wait, and are priced later, each once; the market's own are priced",
+        "_priced_canary",
+    ),
+    CallOut(
         "actors/shadow_models.py",
         "Redis: windows for the shadow models",
         ("online",),
@@ -271,6 +278,13 @@ CALLS = (
         "levibot/serving/arms.py:of_canary",
     ),
     CallOut(
+        "levibot/serving/canary_keeping.py",
+        "the tick store: what a canary did, and whether it may begin",
+        ("_begin", "_end", "turn"),
+        "no canary begins; what one does waits in memory, and errors and latency are judged all the same",
+        "note",
+    ),
+    CallOut(
         "levibot/serving/desk.py",
         "Redis: windows and signals",
         ("_online",),
@@ -325,6 +339,13 @@ CALLS = (
         ("_read",),
         "the reason, until it answers",
         "decision",
+    ),
+    CallOut(
+        "deployments/canaries.py",
+        "the tick store: the canary and its arms",
+        ("_read",),
+        "what was read last, with the reason",
+        "canary",
     ),
     CallOut(
         "deployments/ensemble.py",

@@ -15,9 +15,9 @@ from levibot.errors import LeviBotError, StoreUnavailable
 from levibot.learning.blending import Signals
 from levibot.market.bars import FloatArray
 from levibot.resilience.guard import Guard
-from levibot.serving.canary_setting import CanarySetting
 from levibot.serving.desk import RENEW_S, RENEWALS, Served, SignalDesk, Weigh
 from levibot.serving.member_panel import Holder, MemberPanel
+from levibot.stores.canary_setting import CanarySetting
 from levibot.stores.online import OnlineStore
 from levibot.stores.online_signals import CanaryShare
 from levibot.stores.signals import Signal
@@ -30,6 +30,19 @@ SLACK_S = 0.5
 # incomplete: a member was absent that the champion has heard. failed: nothing was said.
 Outcome = Literal["answered", "incomplete", "failed"]
 log = structlog.get_logger()
+
+
+class Keeper(Protocol):
+    """Who keeps a record of canaries, and says which may be asked."""
+
+    async def admits(self, setting: CanarySetting, as_of: datetime) -> bool:
+        """Whether it may be asked of a bar. Raises StoreUnavailable before that is known."""
+
+    async def leave(self, why: Literal["configuration", "activated"], as_of: datetime) -> None:
+        """Have none run any more. Raises StoreUnavailable where that is not on record."""
+
+    def note(self, setting: CanarySetting, bar: CanaryBar) -> None:
+        """Take what came of a bar, once; it must not wait."""
 
 
 class CanaryHolder(Holder, Protocol):
@@ -77,7 +90,7 @@ class CanaryDesk:
 
     State: what is set, the champion's newest signals, the canary at work, and what Redis shows of it.
     open_holder: the members of a version, apart from those that serve. manifest: reads a version's; it
-    blocks. on_bar: told every bar that it was asked of, once; it must not wait.
+    blocks.
     """
 
     def __init__(
@@ -91,7 +104,7 @@ class CanaryDesk:
         weigh: Weigh,
         ttl_s: float,
         timeout_s: float,
-        on_bar: Callable[[CanarySetting, CanaryBar], None],
+        keeper: Keeper,
         metrics: Metrics = DEFAULT,
     ) -> None:
         self._online = online
@@ -102,7 +115,7 @@ class CanaryDesk:
         self._weigh = weigh
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
-        self._on_bar = on_bar
+        self._keeper = keeper
         self._metrics = metrics
         self._due = asyncio.Event()
         self._setting: CanarySetting | None = None
@@ -147,12 +160,20 @@ class CanaryDesk:
 
     async def turn(self) -> None:
         """Ask the canary of a bar that it was not asked of yet, and keep Redis as it ought to be."""
-        run = await self._current()
         champion = self._champion
         newest = max((signal.as_of for signal in champion.values()), default=None)
         serves = {signal.model_version for signal in champion.values()}
-        if run is None or newest is None or run.setting.version in serves:
+        run = await self._current()
+        if newest is None:
             await self._hide()
+            return
+        if run is None or run.setting.version in serves:
+            await self._hide()
+            await self._keeper.leave("configuration" if run is None else "activated", newest)
+            return
+        if not await self._is_admitted(run.setting, newest):
+            await self._hide()
+            await self._close_run()
             return
         if newest != run.asked_at:
             bar = await self._ask(run, champion, newest)
@@ -160,7 +181,7 @@ class CanaryDesk:
                 run.asked_at = newest
                 run.signals = tuple(bar.canary.values()) or run.signals
                 self._metrics.canary_asked.labels(bar.outcome).inc()
-                self._on_bar(run.setting, bar)
+                self._keeper.note(run.setting, bar)
         await self._show(run)
 
     async def _current(self) -> _Run | None:
@@ -177,6 +198,13 @@ class CanaryDesk:
             self._run = _Run(setting, holder, panel, desk)
         self._run.setting = setting
         return self._run
+
+    async def _is_admitted(self, setting: CanarySetting, as_of: datetime) -> bool:
+        try:
+            return await self._keeper.admits(setting, as_of)
+        except StoreUnavailable as exc:
+            log.warning("no canary begins before it is known that it may", reason=str(exc))
+            return False
 
     async def _close_run(self) -> None:
         run, self._run = self._run, None

@@ -148,6 +148,18 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.canary_net_pnl = Gauge(
+            "levibot_canary_net_pnl",
+            "What each arm has earned in shadow since the canary began, net of costs, of its first equity.",
+            ("arm",),
+            registry=registry,
+        )
+        self.canary_rolled_back = Counter(
+            "levibot_canary_rolled_back_total",
+            "Canaries that were taken back, by the limit that was broken.",
+            ("reason",),
+            registry=registry,
+        )
         self.feature_psi = Gauge(
             "levibot_feature_psi",
             "Population stability index of a feature's last day against what the active model learned on.",

@@ -12,7 +12,7 @@ from deployments.app import as_defined, build_app
 from deployments.graph import DEFINITIONS, HOLDERS, MembersConfig, RouterConfig, definition, reconfigured
 from levibot.errors import SettingsError
 from levibot.learning.models.kinds import MODELS
-from levibot.serving.canary_setting import CanaryLimits, CanarySetting
+from levibot.stores.canary_setting import CanaryLimits, CanarySetting
 
 
 @pytest.mark.parametrize(

@@ -551,6 +551,7 @@ async def test_the_schema_shows_an_example_and_the_shape_of_errors(client: httpx
         "/ai/signals/stream",
         "/ai/models/list",
         "/ai/models/activate",
+        "/ai/models/canary",
         "/ai/models/{version}/card",
         "/ai/ensemble/weights",
         "/features/{symbol}",

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 
 from actors.processes import Said
+from deployments.canaries import CanaryState
 from deployments.ensemble import EnsembleState
 from deployments.model_routes import ModelsFace
 from deployments.models import Activated, ModelList
@@ -97,6 +98,16 @@ class Weighed:
         return self.state
 
 
+class NoCanary:
+    """The stores' own tests are in test_canaries.py."""
+
+    def __init__(self) -> None:
+        self.state = CanaryState(None, NOON)
+
+    async def canary(self) -> CanaryState:
+        return self.state
+
+
 class Shadow:
     """The replica's own tests are in test_rl_policy.py."""
 
@@ -127,6 +138,7 @@ class FakeFace:
         self.models: ModelsFace = NoModels()
         self.ensemble = Weighed()
         self.policies = Shadow()
+        self.canaries = NoCanary()
         self.error: Exception | None = None
         self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
         # Connects when somebody follows.

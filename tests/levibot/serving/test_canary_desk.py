@@ -13,14 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from levibot.clock import ManualClock
-from levibot.errors import NotReady
+from levibot.errors import NotReady, StoreUnavailable
 from levibot.features.views import CORE
 from levibot.learning.blending import LearnedOpinion, SignalParameters
 from levibot.market.bars import FloatArray
 from levibot.serving.canary_desk import CanaryBar, CanaryDesk
-from levibot.serving.canary_setting import CanaryLimits, CanarySetting
 from levibot.serving.desk import weigh_by_prior
 from levibot.serving.member_panel import Absence
+from levibot.stores.canary_setting import CanaryLimits, CanarySetting
 from levibot.stores.online import FeatureWindow, OnlineStore, Signal
 from levibot.stores.online_signals import CanaryShare
 from levibot.telemetry.metrics import Metrics
@@ -77,6 +77,9 @@ class Bench:
         self.members: list[Members] = []
         self.next = Members()
         self.told: list[tuple[CanarySetting, CanaryBar]] = []
+        self.rolled_back: set[int] = set()
+        self.is_away = False
+        self.left: list[str] = []
         self.desk = CanaryDesk(
             online,
             (SYMBOL,),
@@ -86,9 +89,20 @@ class Bench:
             weigh=weigh_by_prior,
             ttl_s=60.0,
             timeout_s=2.0,
-            on_bar=lambda setting, bar: self.told.append((setting, bar)),
+            keeper=self,
             metrics=Metrics(CollectorRegistry()),
         )
+
+    async def admits(self, setting: CanarySetting, as_of: datetime) -> bool:
+        if self.is_away:
+            raise StoreUnavailable("PostgreSQL is away.")
+        return setting.attempt not in self.rolled_back
+
+    async def leave(self, why: str, as_of: datetime) -> None:
+        self.left.append(why)
+
+    def note(self, setting: CanarySetting, bar: CanaryBar) -> None:
+        self.told.append((setting, bar))
 
     def _open(self, _: CanarySetting) -> Members:
         self.members.append(self.next)
@@ -238,6 +252,7 @@ async def test_one_that_serves_or_is_taken_away_is_shown_no_longer(bench: Bench)
     bench.desk.follow({SYMBOL: replace(served, model_version="v1.1.0")})
     await bench.desk.turn()
     assert (await bench.shown())[0] is None
+    assert bench.left == ["activated"]
     bench.desk.follow({SYMBOL: served})
     await bench.desk.turn()
     assert (await bench.shown())[0] == CanaryShare("v1.1.0", 0.25)
@@ -245,6 +260,33 @@ async def test_one_that_serves_or_is_taken_away_is_shown_no_longer(bench: Bench)
     await bench.desk.turn()
     assert (await bench.shown())[0] is None
     assert bench.next.is_closed
+    assert bench.left == ["activated", "configuration"]
+
+
+async def test_one_that_was_rolled_back_is_not_asked_or_shown_before_another_attempt(bench: Bench) -> None:
+    bench.desk.configure(SETTING)
+    await bench.bar(0)
+    await bench.desk.turn()
+    bench.rolled_back = {1}
+    await bench.bar(1)
+    await bench.desk.turn()
+    assert (await bench.shown())[0] is None
+    assert (bench.next.asked, bench.next.is_closed) == (1, True)
+    bench.desk.configure(replace(SETTING, attempt=2))
+    await bench.desk.turn()
+    assert (await bench.shown())[0] == CanaryShare("v1.1.0", 0.25)
+    assert bench.next.asked == 2
+
+
+async def test_none_begins_before_it_is_known_that_it_may(bench: Bench) -> None:
+    bench.is_away = True
+    bench.desk.configure(SETTING)
+    await bench.bar()
+    await bench.desk.turn()
+    assert (bench.next.asked, (await bench.shown())[0]) == (0, None)
+    bench.is_away = False
+    await bench.desk.turn()
+    assert bench.next.asked == 1
 
 
 async def test_what_a_router_before_has_left_is_taken_back(bench: Bench) -> None:
