@@ -37,7 +37,10 @@ RETURNING {_RUN}
 """
 _END = f"""
 UPDATE canaries SET ended_at = greatest($2, began_at), ended_why = $3, numbers = $4::jsonb
-WHERE market_id = $1 AND ended_at IS NULL AND ($5::text IS NULL OR (version, attempt) = ($5, $6::int4))
+WHERE market_id = $1 AND CASE WHEN $5::text IS NULL THEN ended_at IS NULL ELSE
+    (version, attempt) = ($5, $6::int4)
+    AND coalesce(ended_why, 'configuration') IN ('configuration', 'activated')
+END
 RETURNING {_RUN}
 """
 _NEWEST = f"SELECT {_RUN} FROM canaries WHERE market_id = $1 ORDER BY set_at DESC, attempt DESC LIMIT 1"
@@ -153,7 +156,10 @@ class CanaryStore:
         setting: CanarySetting | None = None,
         numbers: Mapping[str, Any] | None = None,
     ) -> CanaryRun | None:
-        """End a canary, or whichever runs; None where none does any more: the first reason stands."""
+        """End whichever runs; or a canary that broke a limit, also where an operator has ended it meanwhile.
+
+        None where there is none: the first limit that was broken stands.
+        """
         key = (None, None) if setting is None else (setting.version, setting.attempt)
         told = None if numbers is None else json.dumps(numbers, allow_nan=False)
         async with self._client.connection("end_canary") as (db, _):

@@ -217,3 +217,24 @@ async def test_what_an_operator_takes_away_may_come_again(bench: Bench) -> None:
     assert run is not None
     assert (run.ended_at, run.began_at) == (None, AT)
     assert bench.told == []
+
+
+async def test_a_share_that_is_changed_is_on_record_and_a_new_run_it_is_not(bench: Bench) -> None:
+    router = bench.router()
+    await router.admits(SETTING, AT)
+    half = replace(SETTING, share=0.5)
+    assert await router.admits(half, AT + HOUR)
+    await router.turn()
+    assert await bench.store.canaries.newest(MARKET) == CanaryRun(half, AT)
+
+
+async def test_a_broken_limit_outlives_an_operator_who_was_quicker_than_the_record(bench: Bench) -> None:
+    router = bench.router()
+    await router.admits(SETTING, AT)
+    for n in range(3):
+        router.note(SETTING, bar(n, fails=True))
+    # Another version is set before the rollback is on record, and taken back.
+    assert await router.admits(replace(SETTING, version="v1.2.0"), AT + 3 * HOUR)
+    assert not await router.admits(SETTING, AT + 3 * HOUR)
+    await router.turn()
+    assert not await bench.router().admits(SETTING, AT + 4 * HOUR)
