@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from levibot.errors import LeviBotError, StoreUnavailable
 from levibot.learning.blending import Signals
@@ -193,7 +194,8 @@ class CanaryDesk:
             return None
         if self._run is None:
             holder = self._open_holder(setting)
-            panel = MemberPanel([holder], self._manifest, self._metrics)
+            # What is absent of a canary is not counted among the members that serve.
+            panel = MemberPanel([holder], self._manifest, Metrics(CollectorRegistry()))
             desk = SignalDesk(self._online, self._symbols, timeout_s=self._timeout_s, weigh=self._weigh)
             self._run = _Run(setting, holder, panel, desk)
         self._run.setting = setting

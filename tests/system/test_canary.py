@@ -53,6 +53,7 @@ def definition(system: LiveSystem, tmp_path: Path) -> Iterator[Path]:
     wait_for(lambda: answered_by(system)[0] == "champion", 60, "an answer of the champion's")
 
 
+@pytest.mark.timeout(900)
 def test_a_canary_answers_its_share_and_is_taken_back_when_its_process_dies(
     system: LiveSystem, definition: Path
 ) -> None:

@@ -62,6 +62,8 @@ class Members:
             await asyncio.sleep(60.0)
         if self.error is not None:
             raise self.error
+        if not self.said:
+            return Absence("crashed", "Its process ended.")
         whole = {kind: np.full((1, window.shape[1]), value) for kind, value in self.said.items()}
         return {kind: LearnedOpinion(row, row, row) for kind, row in whole.items()}
 
@@ -80,6 +82,7 @@ class Bench:
         self.rolled_back: set[int] = set()
         self.is_away = False
         self.left: list[str] = []
+        self.metrics = Metrics(CollectorRegistry())
         self.desk = CanaryDesk(
             online,
             (SYMBOL,),
@@ -90,7 +93,7 @@ class Bench:
             ttl_s=60.0,
             timeout_s=2.0,
             keeper=self,
-            metrics=Metrics(CollectorRegistry()),
+            metrics=self.metrics,
         )
 
     async def admits(self, setting: CanarySetting, as_of: datetime) -> bool:
@@ -172,7 +175,7 @@ async def test_a_bar_that_the_champion_has_not_answered_is_nothing_to_the_canary
 
 
 @pytest.mark.parametrize(
-    "fault", ["hangs", "is away", "crashes", "lacks a member", "lacks it as the champion"]
+    "fault", ["hangs", "is away", "crashes", "ends", "lacks a member", "lacks it as the champion"]
 )
 async def test_what_it_does_not_say_counts_against_it_and_what_it_said_before_goes_on(
     bench: Bench, fault: str
@@ -188,6 +191,8 @@ async def test_what_it_does_not_say_counts_against_it_and_what_it_said_before_go
             members.hangs = True
         case "is away":
             members.error = NotReady("It rests.")
+        case "ends":
+            members.said = {}
         case "crashes":
             members.error = ZeroDivisionError("no")
         case _:
@@ -210,6 +215,9 @@ async def test_what_it_does_not_say_counts_against_it_and_what_it_said_before_go
         assert (await bench.shown())[1] == before
     await bench.desk.turn()
     assert len(bench.told) == 2
+    counted = {family.name: family.samples for family in bench.metrics.registry.collect()}
+    assert counted["levibot_member_absent"] == []
+    assert {s.labels["outcome"] for s in counted["levibot_canary_asked"]} == {"answered", expected}
 
 
 class Lacking:
