@@ -13,10 +13,12 @@ from ray.actor import ActorHandle
 
 from actors.detached import start_detached
 from actors.following import follow_for_ever
-from levibot.errors import StoreUnavailable
+from levibot.errors import LeviBotError, StoreUnavailable
 from levibot.resilience.guard import Guard
+from levibot.serving.arms import CANARY, CHAMPION
 from levibot.serving.shadow_pricing import ShadowPricing
 from levibot.settings import Settings
+from levibot.stores.canaries import book_of
 from levibot.stores.connect import open_ticks
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.ticks import TickStore
@@ -49,6 +51,14 @@ class ShadowLedger:
         # Its fallback is to wait: bars and decisions are stored, and are priced later, each once.
         self._guard = Guard(
             NAME, timeout_s=TURN_TIMEOUT_S, attempts=1, reset_s=RETRY_S, transient=(StoreUnavailable,)
+        )
+        # And the accounts of a canary wait alone: the market's are priced whatever becomes of them.
+        self._guard_canary = Guard(
+            "canary ledger",
+            timeout_s=TURN_TIMEOUT_S,
+            attempts=1,
+            reset_s=RETRY_S,
+            transient=(StoreUnavailable,),
         )
         self._priced_to: datetime | None = None
         self._n_fills = 0
@@ -97,7 +107,7 @@ class ShadowLedger:
                 if time.monotonic() - earned_at > EARNED_S:
                     await self._guard.call(self._note_earned, ticks)
                     earned_at = time.monotonic()
-                if not priced:
+                if not await self._priced_canary(ticks, waits) and not priced:
                     await asyncio.sleep(poll_s)
         finally:
             await ticks.close()
@@ -111,6 +121,33 @@ class ShadowLedger:
         self._n_fills += len(priced.fills)
         self._equity = {name: account.equity for name, account in priced.book.accounts.items()}
         return True
+
+    async def _priced_canary(self, ticks: TickStore, waits: bool) -> bool:
+        """Whether there was something to price of a canary; what goes wrong there stops no other account."""
+        try:
+            return await self._guard_canary.call(self._turn_canary, ticks, waits)
+        except LeviBotError as exc:
+            self._problem = f"The accounts of the canary wait: {exc}"
+            log.warning("the accounts of the canary wait", reason=str(exc))
+            return False
+
+    async def _turn_canary(self, ticks: TickStore, waits: bool) -> bool:
+        """The same of both arms of the canary, while there is one that was not rolled back."""
+        settings = self._settings
+        run = await ticks.canaries.newest(settings.market_id)
+        if run is None or run.ended_at is not None:
+            return False
+        priced = []
+        for arm in (CHAMPION, CANARY):
+            pricing = ShadowPricing(
+                ticks,
+                settings.market_id,
+                settings.symbols,
+                settings.interval,
+                book_id=book_of(settings.market_id, run.setting, arm),
+            )
+            priced.append(await pricing.turn(self._clock.now(), waits=waits))
+        return any(one is not None for one in priced)
 
     async def _note_earned(self, ticks: TickStore) -> None:
         for earned in await ticks.shadow.earned(self._settings.market_id):

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ray.actor import ActorHandle
 
-import levibot
 from actors import event_letters, event_log
 from actors.detached import start_detached
 from actors.following import follow_for_ever
 from levibot.errors import StoreUnavailable
 from levibot.features.views import CORE
 from levibot.resilience.guard import Guard
+from levibot.serving.child_process import PAUSE_S, START_TIMEOUT_S, environment_of
 from levibot.serving.cross_section import CrossSection, newest_cross_section
 from levibot.serving.shadow_model import ShadowModel
 from levibot.serving.shadow_process import ShadowAnswer, ShadowProcess
-from levibot.settings import Settings, child_environment
+from levibot.settings import Settings
 from levibot.stores.connect import open_online
 from levibot.stores.events import Event
 from levibot.stores.query_profile import PROFILE
@@ -30,9 +29,6 @@ from levibot.telemetry.logging import configure_logging
 
 NAME = "shadow_models"
 POLL_S, RETRY_S = 0.5, 1.0
-# To import and load on a busy node; after a failure the version rests as long as a refused one does.
-START_TIMEOUT_S, PAUSE_S = 60.0, 30.0
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class ShadowModels:
@@ -50,9 +46,7 @@ class ShadowModels:
         self._guard = Guard(
             NAME, timeout_s=settings.store_timeout_s, attempts=1, transient=(StoreUnavailable,)
         )
-        environment = child_environment(
-            settings, PYTHONPATH=str(Path(levibot.__file__).parents[1]), **ONE_THREAD
-        )
+        environment = environment_of(settings)
         self._models = {
             version: ShadowModel(
                 version,

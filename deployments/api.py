@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import event_log, online_features
 from actors.processes import Said
+from deployments.canaries import Canaries
+from deployments.canary_routes import CanariesFace
 from deployments.ensemble import Ensemble
 from deployments.ensemble_routes import EnsembleFace
 from deployments.http import build_http
@@ -43,6 +45,7 @@ from levibot.monitoring.health import Health, HealthWatch
 from levibot.resilience.guard import Guard
 from levibot.resilience.lately import Lately
 from levibot.serving.answer import Answer, AnswerPolicy
+from levibot.serving.arms import CANARY, CHAMPION, Arm, of_canary
 from levibot.serving.request_features import RequestFeatures, SymbolFeatures
 from levibot.serving.signal_cache import SignalCache
 from levibot.serving.signal_feed import SignalFeed
@@ -51,6 +54,7 @@ from levibot.settings import Settings
 from levibot.stores.connect import open_durable, open_online, open_signal_stream, open_ticks
 from levibot.stores.events import EventPage, EventQuery
 from levibot.stores.online import Freshness, Signal
+from levibot.stores.online_signals import Arms
 from levibot.stores.query_profile import PROFILE
 from levibot.stores.rate_limiter import Limit, RateLimiter, WhenAway
 from levibot.telemetry.exposition import Family
@@ -71,6 +75,7 @@ class _Found:
     signal: Signal
     served_from: str
     problem: str
+    arm: Arm | None = CHAMPION
 
 
 class Api:
@@ -97,9 +102,7 @@ class Api:
         FEATURE_STALENESS_LIMIT.set(staleness_limit_s(settings.interval, self._clock.rate))
         self._last: dict[str, Signal] = {}
         self._signals = SignalCache(
-            lambda symbols: self._redis.call(self._online.read_signals, symbols),
-            settings.symbols,
-            lives_s=settings.signal_cache_s,
+            lambda: self._read_signals(settings.symbols), lives_s=settings.signal_cache_s
         )
         self._events = event_log.Reader("api")
         self._features = online_features.Reader("api")
@@ -107,6 +110,7 @@ class Api:
         self.feed = SignalFeed(open_signal_stream(settings, CORE), timeout_s=settings.store_timeout_s)
         self.models: ModelsFace = Models(settings)
         self.ensemble: EnsembleFace = Ensemble(settings)
+        self.canaries: CanariesFace = Canaries(settings)
         self.policies: PoliciesFace = Policies(policy, settings)
         limits = KeyLimiter(
             RateLimiter(
@@ -163,31 +167,35 @@ class Api:
         """Called by Serve once the replica is built."""
         return build_http(self)
 
-    def held(self, symbol: str) -> Answer | None:
-        """The fresh signal of a symbol that was read a moment ago; None where it must be looked for."""
-        signal, now = self._signals.held().get(symbol), self._clock.now()
-        if signal is None or not self._policy.is_fresh(signal, now):
+    def held(self, symbol: str, key_id: str) -> Answer | None:
+        """The fresh signal in the arm of a key, where one was read a moment ago; else it must be looked for."""
+        read = self._signals.held()
+        if read is None or symbol not in self._symbols:
             return None
-        return self._policy.answer(signal, now, "l1")
+        found = self._fresh(read, (symbol,), key_id, "l1").get(symbol)
+        answer = None if found is None else self._answer(found)
+        return None if isinstance(answer, NotReady) else answer
 
-    async def predict(self, symbol: str, version: str | None = None) -> Answer:
-        """The newest usable signal, or what one version says.
+    async def predict(self, symbol: str, version: str | None = None, key_id: str = "") -> Answer:
+        """The newest usable signal of the arm that a key is in, or what one version says.
 
         Raises UnknownSymbol, or NotReady when nothing may be used; of a version UnknownVersion, and
         RegistryConflict where it does not fit this run.
         """
         if version is not None:
             return await self._predict_as(version, symbol)
-        answer = (await self.predict_many((symbol,)))[symbol]
+        answer = (await self.predict_many((symbol,), key_id))[symbol]
         if isinstance(answer, LeviBotError):
             raise answer
         return answer
 
-    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+    async def predict_many(
+        self, symbols: Sequence[str], key_id: str = ""
+    ) -> dict[str, Answer | LeviBotError]:
         """The newest usable signal of each symbol, or what `predict` would raise; the cache is asked once."""
         served = [symbol for symbol in symbols if symbol in self._symbols]
         answers: dict[str, Answer | LeviBotError] = {}
-        for symbol, found in (await self._find(served)).items():
+        for symbol, found in (await self._find(served, key_id)).items():
             answers[symbol] = found if isinstance(found, NotReady) else self._answer(found)
         return {symbol: answers.get(symbol) or self._not_served(symbol) for symbol in symbols}
 
@@ -293,23 +301,39 @@ class Api:
             return [f"Features are missing for {', '.join(missing)}: {exc.message}"]
         return [f"{s} has no features yet. {problem}".strip() for s in missing if s in expected]
 
-    async def _find(self, symbols: Sequence[str]) -> dict[str, _Found | NotReady]:
-        """The newest signal of each symbol, or why there is none at all."""
-        cached: Mapping[str, Signal | None] = {}
+    async def _find(self, symbols: Sequence[str], key_id: str) -> dict[str, _Found | NotReady]:
+        """The newest signal of each symbol in the arm of a key, or why there is none at all."""
+        read: Arms | None = None
         with suppress(StoreError):
-            cached = await self._signals.read()
-        now = self._clock.now()
-        asked = {symbol: cached.get(symbol) for symbol in symbols}
-        fresh = {s: one for s, one in asked.items() if one is not None and self._policy.is_fresh(one, now)}
-        self._last |= fresh
-        others = [symbol for symbol in symbols if symbol not in fresh]
+            read = await self._signals.read()
+        found: dict[str, _Found | NotReady] = {}
+        if read is not None:
+            found |= self._fresh(read, symbols, key_id, "cache")
+        others = [symbol for symbol in symbols if symbol not in found]
         routed = await self._route(others) if others else {}
-        return {
-            symbol: _Found(fresh[symbol], "cache", "")
-            if symbol in fresh
-            else self._newest(symbol, cached.get(symbol), routed[symbol])
-            for symbol in symbols
+        cached = {} if read is None else read.champion
+        return found | {s: self._newest(s, cached.get(s), routed[s]) for s in others}
+
+    def _fresh(self, read: Arms, symbols: Sequence[str], key_id: str, served_from: str) -> dict[str, _Found]:
+        """Those of the signals that are of the newest bars: the canary's for a key in its arm."""
+        now = self._clock.now()
+        canary, why_not = of_canary(read, symbols, key_id, lambda one: self._policy.is_fresh(one, now))
+        found = {symbol: _Found(one, served_from, "", CANARY) for symbol, one in canary.items()}
+        for symbol in symbols:
+            one = read.champion.get(symbol)
+            if symbol not in found and one is not None and self._policy.is_fresh(one, now):
+                found[symbol] = _Found(one, served_from, why_not)
+        return found
+
+    async def _read_signals(self, symbols: Sequence[str]) -> Arms:
+        read = await self._redis.call(self._online.read_arms, symbols)
+        now = self._clock.now()
+        self._last |= {
+            symbol: one
+            for symbol, one in read.champion.items()
+            if one is not None and self._policy.is_fresh(one, now)
         }
+        return read
 
     async def _predict_as(self, version: str, symbol: str) -> Answer:
         self._check_served(symbol)
@@ -317,14 +341,14 @@ class Api:
             cached = await self._redis.call(self._online.read_signal, symbol)
             is_it = cached is not None and cached.model_version == version
             if cached is not None and is_it and self._policy.is_fresh(cached, self._clock.now()):
-                return self._policy.answer(cached, self._clock.now(), "cache", "")
+                return self._policy.answer(cached, self._clock.now(), "cache", "", arm=None)
         said = await self._ask_router.call(self._remote_signals_of, version, symbol)
         if isinstance(said, LeviBotError):
             raise said
         routed = said[symbol]
         if routed.signal is None or routed.signal.model_version != version:
             raise NotReady(routed.problem or f"{symbol} has no signal of {version}.", hint=routed.hint)
-        found = _Found(routed.signal, routed.served_from, routed.problem)
+        found = _Found(routed.signal, routed.served_from, routed.problem, arm=None)
         answer = self._answer(found)
         if isinstance(answer, NotReady):
             raise answer
@@ -343,7 +367,9 @@ class Api:
 
     def _answer(self, found: _Found) -> Answer | NotReady:
         try:
-            return self._policy.answer(found.signal, self._clock.now(), found.served_from, found.problem)
+            return self._policy.answer(
+                found.signal, self._clock.now(), found.served_from, found.problem, found.arm
+            )
         except NotReady as exc:
             return NotReady(exc.message, hint=found.problem or exc.hint)
 

@@ -13,6 +13,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from levibot.errors import DataError, SettingsError
 from levibot.learning.members import checked_weights
+from levibot.stores.canary_setting import CanaryLimits, CanarySetting
 
 DEFINITIONS = Path(__file__).parents[1] / "ops" / "serve"
 # The deployments of members, and the kinds of models that each has.
@@ -48,6 +49,43 @@ class MembersConfig(BaseModel):
     kept_versions: int = Field(default=3, ge=2, le=16, description="versions that a replica holds at most")
 
 
+class LimitsConfig(BaseModel):
+    """Beyond any one of these a canary is rolled back."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    error_share: float = Field(
+        default=0.1, ge=0, le=1, description="of its newest bars that it fails to answer, alone"
+    )
+    latency_s: float = Field(default=1.0, gt=0, le=60, description="that 95 % of its newest answers take")
+    drawdown: float = Field(default=0.1, gt=0, le=1, description="of its account from its highest equity")
+    worse_by_bps: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="of equity a bar that it certainly earns less than the champion",
+    )
+    deadline_s: float = Field(default=2.0, gt=0, le=60, description="in which it answers, or has failed")
+
+
+class CanaryConfig(BaseModel):
+    """A version that a share of the callers is answered with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str = Field(pattern=r"^v\d+\.\d+\.\d+$")
+    share: float = Field(ge=0, le=1, description="of the callers; at 0 it is only priced in shadow")
+    attempt: int = Field(
+        default=1, ge=1, le=1_000_000, description="one that was rolled back begins anew under a higher one"
+    )
+    limits: LimitsConfig = LimitsConfig()
+
+    def setting(self) -> CanarySetting:
+        """The same, as the core knows it."""
+        limits = CanaryLimits(**self.limits.model_dump())
+        return CanarySetting(self.version, self.share, self.attempt, limits)
+
+
 class RouterConfig(BaseModel):
     """The `user_config` of the router."""
 
@@ -59,6 +97,8 @@ class RouterConfig(BaseModel):
     weights: dict[str, float] | None = Field(
         default=None, description="by member, instead of the ensemble's; they sum to 1"
     )
+
+    canary: CanaryConfig | None = Field(default=None, description="null: everybody has the champion's signal")
 
     @field_validator("weights")
     @classmethod

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import trace_id_of
-from deployments.signal_routes import PREDICT, response_bytes
+from deployments.signal_routes import PREDICT, key_id_of, response_bytes
 from deployments.signal_schemas import PredictRequest
 from levibot.serving.answer import Answer
 
@@ -24,8 +24,8 @@ JSON = b"application/json"
 class Memory(Protocol):
     """Who holds signals."""
 
-    def held(self, symbol: str) -> Answer | None:
-        """The fresh signal of a symbol that is in memory, None where it must be looked for."""
+    def held(self, symbol: str, key_id: str) -> Answer | None:
+        """The fresh signal for a key that is in memory, None where it must be looked for."""
         ...
 
 
@@ -48,22 +48,23 @@ class HotPath:
             await self._app(scope, receive, send)
             return
         message = await receive()
-        answer = self._answer(message) if _is_whole(message, scope) else None
+        request = Request(scope)
+        answer = self._answer(message, key_id_of(request)) if _is_whole(message, scope) else None
         if answer is None:
             await self._app(scope, _after(message, receive), send)
             return
-        body = response_bytes(answer, trace_id_of(Request(scope)))
+        body = response_bytes(answer, trace_id_of(request))
         scope["route"] = _Route(PREDICT)
         headers = [(b"content-length", str(len(body)).encode()), (b"content-type", JSON)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _answer(self, message: Message) -> Answer | None:
+    def _answer(self, message: Message, key_id: str) -> Answer | None:
         try:
             asked = PredictRequest.model_validate_json(message.get("body", b""))
         except ValidationError:
             return None
-        return None if asked.model_version is not None else self._memory.held(asked.symbol)
+        return None if asked.model_version is not None else self._memory.held(asked.symbol, key_id)
 
 
 def _is_json_post(scope: Scope) -> bool:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from deployments.canary_routes import CanariesFace, add_canary_routes
 from deployments.edge import Edge, WithinTime
 from deployments.ensemble_routes import EnsembleFace, add_ensemble_routes
 from deployments.errors import LimitBody, install_error_handlers, trace_id_of
@@ -67,6 +68,11 @@ class Face(HealthFace, SignalsFace, Protocol):
     @property
     def ensemble(self) -> EnsembleFace:
         """The weights of the ensemble."""
+        ...
+
+    @property
+    def canaries(self) -> CanariesFace:
+        """The canary."""
         ...
 
     @property
@@ -127,6 +133,7 @@ def build_http(face: Face) -> FastAPI:
     add_signal_routes(http, face)
     add_health_routes(http, face)
     add_model_routes(http, face.models)
+    add_canary_routes(http, face.canaries, face.source)
     add_ensemble_routes(http, face.ensemble, face.source)
     add_rl_routes(http, face.policies, face.source)
     add_webhook_routes(http, face.webhooks)

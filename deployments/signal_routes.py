@@ -46,15 +46,20 @@ class SignalsFace(Protocol):
         """The signals to come."""
         ...
 
-    def held(self, symbol: str) -> Answer | None:
+    def held(self, symbol: str, key_id: str) -> Answer | None:
         """The fresh signal of a symbol that is in memory, None where it must be looked for."""
         ...
 
-    async def predict(self, symbol: str, version: str | None = None) -> Answer:
-        """The newest usable signal, or that of one version. Raises UnknownSymbol, NotReady, RegistryError."""
+    async def predict(self, symbol: str, version: str | None = None, key_id: str = "") -> Answer:
+        """The newest usable signal of the arm that a key is in, or that of one version.
+
+        Raises UnknownSymbol, NotReady, RegistryError.
+        """
         ...
 
-    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+    async def predict_many(
+        self, symbols: Sequence[str], key_id: str = ""
+    ) -> dict[str, Answer | LeviBotError]:
         """The newest usable signal of each symbol, or what `predict` would raise."""
         ...
 
@@ -64,11 +69,13 @@ def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
 
     @http.post(PREDICT, responses=ERRORS | CONFLICT, summary="The signal of a symbol")
     async def predict(body: PredictRequest, request: Request) -> PredictResponse:
-        """The newest signal: probability up, target position, and how old and how fresh it is. With a
+        """The newest signal: probability up, target position, and how old and how fresh it is. While a canary
+        is served, a share of the API keys is answered with its signal, each key by one arm. With a
         `model_version` what that one says of the same bar: 404 where there is none, 409 where it does not fit
         this run, 503 while it is being loaded.
         """
-        return response(await face.predict(body.symbol, body.model_version), trace_id_of(request))
+        answer = await face.predict(body.symbol, body.model_version, key_id_of(request))
+        return response(answer, trace_id_of(request))
 
     @http.post("/ai/predict/batch", responses=ERRORS, summary="The signals of many symbols")
     async def batch(body: BatchRequest, request: Request) -> BatchResponse:
@@ -76,7 +83,8 @@ def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
         alone: the status is 200, and its entry has the error.
         """
         trace_id = trace_id_of(request)
-        answers = [_entry(s, a, trace_id) for s, a in (await face.predict_many(body.symbols)).items()]
+        found = await face.predict_many(body.symbols, key_id_of(request))
+        answers = [_entry(s, a, trace_id) for s, a in found.items()]
         n_failed = sum(answer.error is not None for answer in answers)
         return BatchResponse(answers=answers, n_failed=n_failed, trace_id=trace_id)
 
@@ -88,7 +96,7 @@ def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
     ) -> AsyncIterator[None]:
         # Before the answer begins, so that a refusal has its status.
         request.state.after = check_id(last_event_id) if last_event_id else None
-        with face.feed.place(getattr(request.state, "key_id", "")):
+        with face.feed.place(key_id_of(request)):
             yield
 
     @http.get(
@@ -100,7 +108,8 @@ def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
         summary="Signals as they come",
     )
     async def stream(request: Request) -> AsyncIterator[ServerSentEvent]:
-        """Server-sent events: `signal` for each new one, in the order they were made. With the header
+        """Server-sent events: `signal` for each new one of the version that serves, never of a canary, in the
+        order they were made. With the header
         `Last-Event-ID` the stream goes on after that one; what is no longer kept is told by an event `gap`.
         It ends every 25 s, for the client to come again with the id of the last signal, as EventSource does
         by itself. A signal may come twice where its router was replaced: symbol, as_of and version tell.
@@ -112,6 +121,12 @@ def add_signal_routes(http: FastAPI, face: SignalsFace) -> None:
             else:
                 entry = SignalEntry(**_fields(told.signal))
                 yield ServerSentEvent(event="signal", id=told.id, raw_data=entry.model_dump_json())
+
+
+def key_id_of(request: Request) -> str:
+    """Of the key that the request was let in with; empty where keys are switched off."""
+    key_id: str = getattr(request.state, "key_id", "")
+    return key_id
 
 
 def _fields(signal: Signal) -> dict[str, Any]:
@@ -136,6 +151,7 @@ def response(answer: Answer, trace_id: str) -> PredictResponse:
         freshness=answer.freshness,
         served_from=answer.served_from,
         problem=answer.problem,
+        arm=answer.arm,
         trace_id=trace_id,
     )
 

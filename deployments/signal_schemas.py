@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from deployments.schemas import BlendEntry, ErrorBody, Symbol, Version
+from levibot.serving.arms import Arm
 
 MOST_SYMBOLS = 100
 
@@ -69,7 +70,11 @@ class PredictResponse(SignalEntry):
         description="l1 (read from Redis a moment ago), cache (read for this answer), computed, or memory "
         "(the newest that is known, where nothing newer can be had)"
     )
-    problem: str = Field(description="why the signal is not newer, else empty")
+    problem: str = Field(description="why the signal is not newer, or not the canary's, else empty")
+    arm: Arm | None = Field(
+        description="whose signal it is: champion, of the version that serves, or canary; null of a version "
+        "that was asked for by its name"
+    )
     trace_id: str
 
 

@@ -152,6 +152,13 @@ CALLS = (
         "_run",
     ),
     CallOut(
+        "actors/shadow_ledger.py",
+        "the tick store: bars and decisions of a canary's arms",
+        ("_turn_canary",),
+        "the arms' bars wait, and are priced later, each once; the market's own are priced",
+        "_priced_canary",
+    ),
+    CallOut(
         "actors/shadow_models.py",
         "Redis: windows for the shadow models",
         ("online",),
@@ -264,6 +271,20 @@ CALLS = (
         "levibot/market/last_known.py:last_known",
     ),
     CallOut(
+        "levibot/serving/canary_desk.py",
+        "Redis: the canary's signals",
+        ("write",),
+        "those in its arm have its last signals while these are fresh, then the champion's, and hear of it",
+        "levibot/serving/arms.py:of_canary",
+    ),
+    CallOut(
+        "levibot/serving/canary_keeping.py",
+        "the tick store: what a canary did, and whether it may begin",
+        ("_begin", "_end", "turn"),
+        "no canary begins; what one does waits in memory, and errors and latency are judged all the same",
+        "note",
+    ),
+    CallOut(
         "levibot/serving/desk.py",
         "Redis: windows and signals",
         ("_online",),
@@ -318,6 +339,13 @@ CALLS = (
         ("_read",),
         "the reason, until it answers",
         "decision",
+    ),
+    CallOut(
+        "deployments/canaries.py",
+        "the tick store: the canary and its arms",
+        ("_read",),
+        "what was read last, with the reason",
+        "canary",
     ),
     CallOut(
         "deployments/ensemble.py",
@@ -404,6 +432,7 @@ BOUNDARIES: Mapping[str, frozenset[str]] = {
             "levibot/stores/failover.py",
             "levibot/stores/live_weights.py",
             "levibot/stores/online.py",
+            "levibot/stores/online_signals.py",
             "levibot/stores/rate_limiter.py",
             "levibot/stores/redis.py",
             "levibot/stores/redis_connection.py",

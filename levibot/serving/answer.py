@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from levibot.errors import NotReady
+from levibot.serving.arms import CHAMPION, Arm
 from levibot.stores.online import Freshness, Signal
 
 
@@ -13,7 +14,8 @@ from levibot.stores.online import Freshness, Signal
 class Answer:
     """A signal with its age on the market's clock.
 
-    served_from: l1, cache, computed or memory. problem: why it is not newer, else empty.
+    served_from: l1, cache, computed or memory. problem: why it is not newer, or not the canary's, else empty.
+    arm: whose signal it is, None of a version that was asked for by its name.
     """
 
     signal: Signal
@@ -21,6 +23,7 @@ class Answer:
     freshness: Freshness
     served_from: str
     problem: str = ""
+    arm: Arm | None = CHAMPION
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,14 @@ class AnswerPolicy:
         """Whether the signal is of the newest bars."""
         return signal.age_s(now) <= self.fresh_bars * self.interval.total_seconds()
 
-    def answer(self, signal: Signal, now: datetime, served_from: str, problem: str = "") -> Answer:
+    def answer(
+        self,
+        signal: Signal,
+        now: datetime,
+        served_from: str,
+        problem: str = "",
+        arm: Arm | None = CHAMPION,
+    ) -> Answer:
         """The answer to give at `now`. Raises NotReady when the signal is too old to be used."""
         age_s = signal.age_s(now)
         limit_s = self.usable_bars * self.interval.total_seconds()
@@ -46,4 +56,4 @@ class AnswerPolicy:
                 hint="The feed has stopped or the recorded market has ended; see /readyz.",
             )
         freshness = Freshness.FRESH if self.is_fresh(signal, now) else Freshness.STALE
-        return Answer(signal, age_s, freshness, served_from, problem)
+        return Answer(signal, age_s, freshness, served_from, problem, arm)

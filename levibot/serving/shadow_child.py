@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -26,14 +26,28 @@ from levibot.market.bars import FloatArray
 from levibot.serving.fit import check_fits
 from levibot.settings import Settings
 from levibot.stores.connect import open_registry
+from levibot.stores.registry import ModelVersion
 
 NICENESS = 10
 _PR_SET_PDEATHSIG = 1
-Predict = Callable[[FloatArray], Signals]
+# Numbers by name, of each symbol; NaN = no opinion.
+Predict = Callable[[FloatArray], Mapping[str, FloatArray]]
 
 
 def load(version: str) -> Predict:
-    """The registered version, checked as the served one is. Raises RegistryError."""
+    """The registered version as a whole. Raises RegistryError."""
+    stored = checked(version, "Take it out of LEVIBOT_SHADOW_VERSIONS.")
+    model = SignalModel.from_files(stored.metadata, stored.files)
+    return lambda windows: numbers_of(model.signals(columns_of(windows, CORE.names, model.feature_names)))
+
+
+def numbers_of(said: Signals) -> Mapping[str, FloatArray]:
+    """What a shadow model tells of what it says."""
+    return {"probability_up": said.probability_up, "target_position": said.target_position}
+
+
+def checked(version: str, hint: str) -> ModelVersion:
+    """The files of a registered version, checked as those of the served one are. Raises RegistryError."""
     settings = Settings.load()
     stored = open_registry(settings).load(version)
     check_fits(
@@ -42,10 +56,9 @@ def load(version: str) -> Predict:
         view_version=CORE.version,
         symbols=settings.symbols,
         online_bars=window_bars(),
-        hint="Take it out of LEVIBOT_SHADOW_VERSIONS.",
+        hint=hint,
     )
-    model = SignalModel.from_files(stored.metadata, stored.files)
-    return lambda windows: model.signals(columns_of(windows, CORE.names, model.feature_names))
+    return stored
 
 
 def answer_for_ever(loaded: Callable[[], Predict], memory_mb: int) -> None:
@@ -70,8 +83,7 @@ def answer_for_ever(loaded: Callable[[], Predict], memory_mb: int) -> None:
             except LeviBotError as exc:
                 _say(answers, {"problem": str(exc)})
                 continue
-            numbers = {"probability_up": said.probability_up, "target_position": said.target_position}
-            _say(answers, {name: _known(values) for name, values in numbers.items()})
+            _say(answers, {name: _known(values) for name, values in said.items()})
 
 
 def _limit(memory_mb: int) -> None:

@@ -19,7 +19,11 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class ShadowPricing:
-    """Prices what is settled, each bar once. State: none; the accounts are the store's."""
+    """Prices what is settled, each bar once. State: none; the accounts are the store's.
+
+    book_id: of the accounts, where they are not those of the market itself; then the equity after each bar is
+    kept too.
+    """
 
     def __init__(
         self,
@@ -28,9 +32,12 @@ class ShadowPricing:
         symbols: Sequence[str],
         interval: timedelta,
         costs: Costs | None = None,
+        *,
+        book_id: str | None = None,
     ) -> None:
         self._ticks = ticks
         self._market_id = market_id
+        self._book_id = book_id or market_id
         self._symbols = tuple(symbols)
         self._interval = interval
         self._costs = costs or Costs()
@@ -42,14 +49,14 @@ class ShadowPricing:
         there is, unless `waits`: who has just come back gives the others time to come back too.
         """
         shadow = self._ticks.shadow
-        stands_at = await shadow.reach(self._market_id)
+        stands_at = await shadow.reach(self._book_id)
         if stands_at is None:
             return None
         panel = await self._panel(stands_at, now)
         if panel is None:
             return None
         decided: dict[datetime, set[str]] = defaultdict(set)
-        for decision in await shadow.decisions(self._market_id, stands_at, now):
+        for decision in await shadow.decisions(self._book_id, stands_at, now):
             decided[decision.as_of].add(decision.symbol)
         n_rows = settled_rows(
             panel,
@@ -64,7 +71,9 @@ class ShadowPricing:
         def step(book: Book, decisions: list[Decision]) -> Priced:
             return price(book, rows, stands_at, decisions, self._costs)
 
-        return await shadow.advance(self._market_id, stands_at, to_datetime(rows.closes_at[-1]), step)
+        end = to_datetime(rows.closes_at[-1])
+        keeps_bars = self._book_id != self._market_id
+        return await shadow.advance(self._book_id, stands_at, end, step, keeps_bars=keeps_bars)
 
     async def _panel(self, stands_at: datetime, now: datetime) -> Panel | None:
         """The first MAX_ROWS rows that open at `stands_at` or later and are finished."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextvars import Context
+from typing import Any, Generic, TypeVar
 
-from levibot.stores.signals import Signal
-
-Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Signal | None]]]
+T = TypeVar("T")
 
 
-class SignalCache:
-    """Reads all symbols at once; what was read is held for `lives_s`.
+class SignalCache(Generic[T]):
+    """Reads the signals of all symbols at once; what was read is held for `lives_s`.
 
     So a signal may be told that much later than Redis has it, whatever its age says: how old a signal is, and
     whether it may be used, is the caller's to ask anew each time. State: what was read last, for one event
@@ -23,54 +22,52 @@ class SignalCache:
 
     def __init__(
         self,
-        read: Read,
-        symbols: Sequence[str],
+        read: Callable[[], Awaitable[T]],
         *,
         lives_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
-        self._symbols = tuple(symbols)
         self._lives_s = lives_s
         self._monotonic = monotonic
-        self._held: Mapping[str, Signal | None] = {}
+        self._held: T | None = None
         self._read_at = -math.inf
-        self._reading: asyncio.Task[Mapping[str, Signal | None]] | None = None
+        self._reading: asyncio.Task[T] | None = None
 
-    def held(self) -> Mapping[str, Signal | None]:
-        """What was read within `lives_s`, empty where nothing was; nobody waits for anything.
+    def held(self) -> T | None:
+        """What was read within `lives_s`, None where nothing was; nobody waits for anything.
 
         Where half of that time is over the next read begins, so that under steady questions no one waits.
         """
         age_s = self._monotonic() - self._read_at
         if age_s >= self._lives_s:
-            return {}
+            return None
         if age_s >= self._lives_s / 2.0:
             self._begin()
         return self._held
 
-    async def read(self) -> Mapping[str, Signal | None]:
-        """The newest of each symbol from Redis, None where there is none. Those who wait share one read.
+    async def read(self) -> T:
+        """What Redis has now. Those who wait share one read.
 
         Raises StoreError.
         """
         return await asyncio.shield(self._begin())
 
-    def _begin(self) -> asyncio.Task[Mapping[str, Signal | None]]:
+    def _begin(self) -> asyncio.Task[T]:
         if self._reading is None or self._reading.done():
             # In a context of its own: whose deadline the first caller has is not the others'.
             self._reading = asyncio.create_task(self._read_anew(), context=Context())
             self._reading.add_done_callback(_look_at)
         return self._reading
 
-    async def _read_anew(self) -> Mapping[str, Signal | None]:
+    async def _read_anew(self) -> T:
         asked_at = self._monotonic()
-        self._held = await self._read(self._symbols)
+        found = self._held = await self._read()
         self._read_at = asked_at
-        return self._held
+        return found
 
 
-def _look_at(reading: asyncio.Task[Mapping[str, Signal | None]]) -> None:
+def _look_at(reading: asyncio.Task[Any]) -> None:
     """Its callers may be gone; then nobody else looks at what was raised."""
     if not reading.cancelled():
         reading.exception()

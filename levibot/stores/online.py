@@ -9,6 +9,8 @@ Keys, all with a time to live:
     SYMBOL:features:vector   the newest row of them, packed (levibot/stores/packed.py)
     SYMBOL:features:window   that row and those before it, packed likewise
     SYMBOL:signal            the newest signal, JSON
+    SYMBOL:signal:canary     that of the canary, which those in its arm are answered with
+    signals:canary           which version that is, and its share of the callers, JSON
     signals                  those of all symbols as they came, a stream (levibot/stores/signal_stream.py)
 
 The three of features are written together, for all symbols of a cross-section, and none is read as fresh
@@ -28,7 +30,8 @@ from redis.asyncio import Redis
 from levibot.clock import Clock
 from levibot.errors import DataError, StoreError
 from levibot.stores.capabilities import ServerCapabilities
-from levibot.stores.feature_hash import hash_of, instant_text
+from levibot.stores.feature_hash import hash_of
+from levibot.stores.online_signals import OnlineSignals
 from levibot.stores.packed import (
     FeatureWindow,
     Identity,
@@ -49,10 +52,9 @@ from levibot.stores.reading import (
     ValueReading,
 )
 from levibot.stores.redis import ask, open_redis
-from levibot.stores.scripts import WRITE_FEATURES, WRITE_SIGNALS
+from levibot.stores.scripts import WRITE_FEATURES
 from levibot.stores.server_time import ServerTime
-from levibot.stores.signal_stream import SIGNALS, STREAM_LENGTH, STREAM_TTL_MS
-from levibot.stores.signals import Signal, check_signal
+from levibot.stores.signals import Signal
 
 __all__ = [
     "CrossSection",
@@ -66,7 +68,7 @@ __all__ = [
 ]
 
 
-class OnlineStore:
+class OnlineStore(OnlineSignals):
     """The online features and signals of one market and one view, for one event loop.
 
     names: (F,) of the view's features, in its order.
@@ -84,12 +86,8 @@ class OnlineStore:
         fresh_bars: float,
         ttl_s: float,
     ) -> None:
-        self.market_id = market_id
-        self.view_version = view_version
+        super().__init__(client, market_id, view_version, clock=clock, interval=interval)
         self.names = tuple(names)
-        self._client = client
-        self._clock = clock
-        self._interval = interval
         self._ttl_us = max(1, round(ttl_s * 1e6))
         self._identity = Identity.of(market_id, view_version, self.names)
         self._columns = {name: column for column, name in enumerate(self.names)}
@@ -98,7 +96,6 @@ class OnlineStore:
         self._server_time = ServerTime(client)
         self._server = ServerCapabilities(client)
         self._write_features = client.register_script(WRITE_FEATURES)
-        self._write_signals = client.register_script(WRITE_SIGNALS)
 
     @classmethod
     def open(
@@ -222,64 +219,6 @@ class OnlineStore:
         stored: list[Any] = await ask("read windows", self._client.mget(keys))
         return dict(zip(symbols, await self._readings(symbols, keys, stored), strict=True))
 
-    async def write_signals(self, signals: Sequence[Signal], ttl_s: float) -> tuple[str, ...]:
-        """Write signals, all or nothing, in one round trip; returns the symbols written.
-
-        A symbol is left out when the store already holds a newer signal of this market and view.
-        Raises DataError on a signal of another market or view, or with a number out of its limits.
-        """
-        if not signals:
-            return ()
-        newest = instant_text(self._clock.now() + self._interval)
-        arguments: list[str | int] = [round(ttl_s * 1000), newest, STREAM_LENGTH, STREAM_TTL_MS]
-        for signal in signals:
-            check_signal(signal, self.market_id, self.view_version)
-            arguments.append(signal.to_json())
-        keys = [*(_signal_key(s.symbol) for s in signals), SIGNALS]
-        written = await ask("write signals", self._write_signals(keys, arguments))
-        return tuple(s.symbol for s, done in zip(signals, written, strict=True) if done)
-
-    async def renew_signals(self, signals: Sequence[Signal], ttl_s: float) -> None:
-        """Give signals that were written before another life of `ttl_s`; one that is gone is written again.
-
-        In one round trip as long as all are there. Raises as `write_signals`.
-        """
-        async with self._client.pipeline(transaction=False) as pipe:
-            for signal in signals:
-                pipe.pexpire(_signal_key(signal.symbol), round(ttl_s * 1000))
-            are_there = await ask("renew signals", pipe.execute())
-        gone = [signal for signal, is_there in zip(signals, are_there, strict=True) if not is_there]
-        await self.write_signals(gone, ttl_s)
-
-    async def read_signal(self, symbol: str) -> Signal | None:
-        """The newest signal of this market and view, None when there is none.
-
-        Its age is `signal.age_s(clock.now())`. Raises StoreError naming the key when it holds no signal.
-        """
-        key = _signal_key(symbol)
-        text: Any = await ask("read signal", self._client.get(key))
-        return self._signal(key, text)
-
-    async def read_signals(self, symbols: Sequence[str]) -> dict[str, Signal | None]:
-        """As `read_signal`, of many symbols in one round trip."""
-        if not symbols:
-            return {}
-        keys = [_signal_key(symbol) for symbol in symbols]
-        texts: list[Any] = await ask("read signals", self._client.mget(keys))
-        return {s: self._signal(key, text) for s, key, text in zip(symbols, keys, texts, strict=True)}
-
-    def _signal(self, key: str, text: bytes | None) -> Signal | None:
-        if text is None:
-            return None
-        try:
-            signal = Signal.from_json(text)
-            is_of_another_run = signal.as_of > self._clock.now() + self._interval
-        except (ValueError, TypeError, KeyError) as exc:
-            raise StoreError(f"{key} does not hold a signal: {exc}.", hint="Delete the key.") from exc
-        if (signal.market_id, signal.view_version) != (self.market_id, self.view_version):
-            return None
-        return None if is_of_another_run else signal
-
     async def _readings(
         self, symbols: Sequence[str], keys: Sequence[str], stored: Sequence[bytes | None]
     ) -> list[FeatureReading]:
@@ -326,7 +265,3 @@ def _vector_key(symbol: str) -> str:
 
 def _window_key(symbol: str) -> str:
     return f"{symbol}:features:window"
-
-
-def _signal_key(symbol: str) -> str:
-    return f"{symbol}:signal"

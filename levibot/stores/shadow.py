@@ -67,6 +67,10 @@ INSERT INTO shadow_days (market_id, account, day, opened_equity, equity)
 SELECT $1, * FROM unnest($2::text[], $3::date[], $4::float8[], $5::float8[])
 ON CONFLICT (market_id, account, day) DO UPDATE SET equity = excluded.equity
 """
+_WRITE_EQUITY = """
+INSERT INTO shadow_equity (market_id, account, closes_at, equity)
+SELECT $1, * FROM unnest($2::text[], $3::timestamptz[], $4::float8[])
+"""
 _PROGRESS = "UPDATE shadow_progress SET priced_to = $2 WHERE market_id = $1"
 # A day belongs to the regime that was most probable when it began, as in a report.
 _EARNED = """
@@ -154,11 +158,14 @@ class ShadowStore:
         expected: datetime,
         end: datetime,
         step: Callable[[Book, list[Decision]], Priced],
+        *,
+        keeps_bars: bool = False,
     ) -> Priced | None:
         """Price bars once: what `step` makes of the accounts and their decisions is written, all or nothing.
 
         expected: where the caller takes the accounts to stand, see `reach`; when another has priced
         meanwhile, nothing is done, and None returned. end: decisions before it are given to `step`.
+        keeps_bars: the equity after each bar is written too.
         Whatever dies on the way, a bar is priced once or not at all; nobody decides while it is.
         """
         async with (
@@ -177,6 +184,9 @@ class ShadowStore:
             priced = step(book, [_decision(row) for row in rows])
             deadline.extend()
             await _write(db, market_id, priced, deadline)
+            if keeps_bars:
+                columns = [[getattr(m, n) for m in priced.marked] for n in ("account", "closes_at", "equity")]
+                await db.execute(_WRITE_EQUITY, market_id, *columns)
         return priced
 
     async def days(self, market_id: str, start: date | None = None, end: date | None = None) -> list[Day]:

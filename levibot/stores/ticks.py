@@ -14,6 +14,7 @@ import numpy.typing as npt
 from levibot.errors import DataError, StoreError
 from levibot.market.bars import FIELDS, Bars
 from levibot.stores import migrations
+from levibot.stores.canaries import CanaryStore
 from levibot.stores.holes import Holes
 from levibot.stores.ledgers import ORDERS, SHADOW_FILLS, SIGNALS, Ledger
 from levibot.stores.observations import ObservationTable
@@ -97,6 +98,7 @@ class TickStore:
         self.shadow = ShadowStore(client)
         self.weights = WeightHistory(client)
         self.policies = PolicyLedger(client)
+        self.canaries = CanaryStore(client)
         self.trials = TrialStore(client)
 
     @classmethod

@@ -137,6 +137,29 @@ class Metrics:
             "Age on the market's clock that features do not reach while all is well.",
             registry=registry,
         )
+        self.canary_share = Gauge(
+            "levibot_canary_share",
+            "Share of the callers that a canary answers; 0 without one.",
+            registry=registry,
+        )
+        self.canary_asked = Counter(
+            "levibot_canary_asked_total",
+            "Bars that a canary was asked of, by outcome: answered, incomplete or failed.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.canary_net_pnl = Gauge(
+            "levibot_canary_net_pnl",
+            "What each arm has earned in shadow since the canary began, net of costs, of its first equity.",
+            ("arm",),
+            registry=registry,
+        )
+        self.canary_rolled_back = Counter(
+            "levibot_canary_rolled_back_total",
+            "Canaries that were taken back, by the limit that was broken.",
+            ("reason",),
+            registry=registry,
+        )
         self.feature_psi = Gauge(
             "levibot_feature_psi",
             "Population stability index of a feature's last day against what the active model learned on.",

@@ -105,14 +105,24 @@ class Book:
         return Book((*self.symbols, *new), accounts, self.days)
 
 
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """An account's equity after a bar."""
+
+    account: str
+    closes_at: datetime
+    equity: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Priced:
-    """What some bars have done. days: every day of them, of each account; fills: oldest first."""
+    """What some bars have done. days: every day of them, of each account; fills, marked: oldest first."""
 
     book: Book
     fills: tuple[ShadowFill, ...]
     days: tuple[Day, ...]
     priced_to: datetime
+    marked: tuple[Marked, ...] = ()
 
 
 def price(
@@ -136,6 +146,7 @@ def price(
     accounts, days = dict(book.accounts), dict(book.days)
     touched: dict[tuple[str, date], Day] = {}
     fills: list[ShadowFill] = []
+    marked: list[Marked] = []
     decided_at = priced_to
     for t in range(len(rows)):
         fill, mark = (np.full(len(book.symbols), np.nan) for _ in range(2))
@@ -167,12 +178,14 @@ def price(
                     )
                 )
             accounts[name] = after
+            marked.append(Marked(name, closes_at, after.equity))
             day = (closes_at - _ONE_US).date()
             known = days.get(name)
             opened = known.opened_equity if known is not None and known.day == day else before.equity
             days[name] = touched[name, day] = Day(name, day, opened, after.equity)
         decided_at = closes_at
-    return Priced(Book(book.symbols, accounts, days), tuple(fills), tuple(touched.values()), decided_at)
+    after_all = Book(book.symbols, accounts, days)
+    return Priced(after_all, tuple(fills), tuple(touched.values()), decided_at, tuple(marked))
 
 
 def _ordered(

@@ -22,9 +22,11 @@ from levibot.errors import LeviBotError, NotReady, RegistryConflict, StoreUnavai
 from levibot.features.on_demand import Request
 from levibot.features.views import CORE
 from levibot.market.bars import Bars
+from levibot.serving.arms import Arm, arm_of
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
 from levibot.stores.online import FeatureWindow, Freshness, OnlineStore, Signal
+from levibot.stores.online_signals import CanaryShare
 from levibot.stores.ticks import TickStore
 
 pytestmark = pytest.mark.stores
@@ -170,6 +172,94 @@ async def test_a_fresh_signal_comes_from_the_cache_and_nobody_else_is_asked(
     assert (answer.signal, answer.served_from) == (signal(symbols[0], HOUR), "cache")
     assert (answer.freshness, round(answer.feature_age_s)) == (Freshness.FRESH, 3600)
     assert router.n_asked == 0
+
+
+def key_in(arm: Arm, share: float) -> str:
+    """A key that is in an arm of v1.1.0."""
+    return next(key for n in range(1_000) if arm_of(key := f"key{n}", "v1.1.0", share) == arm)
+
+
+@pytest.fixture
+async def canary(writer: OnlineStore) -> AsyncIterator[CanaryShare]:
+    yield CanaryShare("v1.1.0", 0.5)
+    await writer.end_canary()
+
+
+async def test_a_key_in_the_canarys_arm_is_answered_with_its_signal_and_nobody_else(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str], router: FakeRouter, canary: CanaryShare
+) -> None:
+    served = [signal(symbol) for symbol in symbols]
+    beside = [replace(one, model_version="v1.1.0", target_position=-0.5) for one in served]
+    await writer.write_signals(served, 60.0)
+    await writer.write_canary(canary, beside, 60.0)
+    for key_id, arm, expected in (
+        (key_in("canary", 0.5), "canary", beside),
+        (key_in("champion", 0.5), "champion", served),
+        ("", "champion", served),
+    ):
+        answers = await api.predict_many(symbols, key_id)
+        assert [(a.signal, a.arm, a.served_from, a.problem) for a in answers.values()] == [
+            (one, arm, "cache", "") for one in expected
+        ]
+    # What is asked for by its name is nobody's arm.
+    named = await api.predict(symbols[0], "v1.0.0", key_in("canary", 0.5))
+    assert (named.signal, named.arm) == (served[0], None)
+    await writer.write_canary(CanaryShare("v1.1.0", 1.0), beside, 60.0)
+    assert (await api.predict(symbols[0])).arm == "canary"
+    await writer.end_canary()
+    assert (await api.predict(symbols[0], None, key_in("canary", 0.5))).arm == "champion"
+    assert router.n_asked == 0
+
+
+@pytest.mark.parametrize("why", ["silent", "old", "of another version", "torn"])
+async def test_a_canary_without_a_fresh_signal_leaves_the_champions_and_the_answer_says_so(
+    api: Api,
+    writer: OnlineStore,
+    symbols: tuple[str, str],
+    router: FakeRouter,
+    canary: CanaryShare,
+    why: str,
+) -> None:
+    served = signal(symbols[0])
+    await writer.write_signals([served], 60.0)
+    beside = replace(signal(symbols[0], 5 * HOUR if why == "old" else 0 * HOUR), model_version="v1.1.0")
+    await writer.write_canary(canary, [] if why == "silent" else [beside], 60.0)
+    if why == "of another version":
+        await writer.write_canary(CanaryShare("v1.1.1", 1.0), [], 60.0)
+    if why == "torn":
+        await writer._client.set(f"{symbols[0]}:signal:canary", "{", px=60_000)
+    answer = await api.predict(symbols[0], None, key_in("canary", 0.5))
+    assert (answer.signal, answer.arm, answer.served_from) == (served, "champion", "cache")
+    assert "champion's" in answer.problem
+    assert (await api.predict(symbols[0], None, "")).problem == (
+        "" if why != "of another version" else answer.problem
+    )
+    assert router.n_asked == 0
+
+
+async def test_what_was_read_a_moment_ago_is_held_for_each_arm_and_for_no_other_symbol(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str], canary: CanaryShare
+) -> None:
+    keys = [key_in(arm, 0.5) for arm in ("champion", "canary")]
+    await writer.write_signals([signal(symbols[0])], 60.0)
+    beside = replace(signal(symbols[0]), model_version="v1.1.0", probability_up=0.7)
+    await writer.write_canary(canary, [beside], 60.0)
+    assert [api.held(symbols[0], key) for key in keys] == [None, None]
+    await api.predict(symbols[0], None, keys[0])
+    held = [api.held(symbols[0], key) for key in keys]
+    assert [(a.signal, a.arm, a.served_from) for a in held if a is not None] == [
+        (signal(symbols[0]), "champion", "l1"),
+        (beside, "canary", "l1"),
+    ]
+    assert [api.held(symbol, key) for symbol in (symbols[1], "DOGEUSDT") for key in keys] == [None] * 4
+
+
+async def test_what_is_held_and_has_grown_old_is_looked_for(
+    api: Api, writer: OnlineStore, symbols: tuple[str, str]
+) -> None:
+    await writer.write_signals([signal(symbols[0], 5 * HOUR)], 60.0)
+    await api.predict(symbols[0])
+    assert api.held(symbols[0], "") is None
 
 
 async def test_what_the_cache_has_not_is_asked_of_the_router(

@@ -12,6 +12,7 @@ from deployments.app import as_defined, build_app
 from deployments.graph import DEFINITIONS, HOLDERS, MembersConfig, RouterConfig, definition, reconfigured
 from levibot.errors import SettingsError
 from levibot.learning.models.kinds import MODELS
+from levibot.stores.canary_setting import CanaryLimits, CanarySetting
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,12 @@ def test_a_definition_with_a_bad_part_is_refused_in_one_sentence_before_anything
         assert "\n" not in str(refused.value)
 
 
+def test_a_canary_without_limits_has_those_that_the_core_says() -> None:
+    canary = RouterConfig.model_validate({"canary": {"version": "v1.1.0", "share": 0.1}}).canary
+    assert canary is not None
+    assert canary.setting() == CanarySetting("v1.1.0", 0.1, 1, CanaryLimits())
+
+
 def test_every_kind_of_models_has_one_holder() -> None:
     assert sorted(kind for kinds in HOLDERS.values() for kind in kinds) == sorted(MODELS)
 
@@ -68,6 +75,13 @@ def test_every_kind_of_models_has_one_holder() -> None:
         ({"pinned_version": "newest"}, "user_config.pinned_version is 'newest'"),
         ({"wieghts": {}}, "user_config.wieghts is"),
         ("fast", "user_config is 'fast'"),
+        ({"canary": {"version": "v1.1.0"}}, "user_config.canary.share is"),
+        ({"canary": {"version": "v1.1.0", "share": 1.5}}, "user_config.canary.share is 1.5: .*equal to 1"),
+        ({"canary": {"version": "newest", "share": 0.1}}, "user_config.canary.version is 'newest'"),
+        (
+            {"canary": {"version": "v1.1.0", "share": 0.1, "limits": {"drawdown": 0}}},
+            "user_config.canary.limits.drawdown is 0: .*greater than 0",
+        ),
     ],
 )
 def test_a_bad_configuration_is_refused_and_the_one_before_goes_on(given: object, named: str) -> None:

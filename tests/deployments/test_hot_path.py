@@ -53,9 +53,12 @@ async def test_memory_and_route_answer_the_same_bytes_under_the_same_headers(
 ) -> None:
     routed = await client.post("/ai/predict", json={"symbol": "BTCUSDT"})
     assert face.n_asked == 1
+    key_id, face.key_id = face.key_id, ""
+    assert key_id
     face.in_memory = {"BTCUSDT": face.answer}
     held = await client.post("/ai/predict", json={"symbol": "BTCUSDT"})
     assert face.n_asked == 1
+    assert face.key_id == key_id
     assert held.content == routed.content
     assert held.json()["blend"]["weights_as_of"] == "2024-04-30"
     assert sorted(held.headers.multi_items()) == sorted(routed.headers.multi_items())

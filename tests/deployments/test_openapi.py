@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from deployments import health_schemas, rl_schemas, schemas, signal_schemas, webhook_schemas
+from deployments import canary_schemas, health_schemas, rl_schemas, schemas, signal_schemas, webhook_schemas
 from deployments.gate import role_for
 from deployments.http import build_http
 from deployments.openapi import EXAMPLES
 from deployments.schemas import ErrorResponse
 from tests.fakes.face import FakeFace
 
-MODULES = (schemas, health_schemas, rl_schemas, signal_schemas, webhook_schemas)
+MODULES = (schemas, canary_schemas, health_schemas, rl_schemas, signal_schemas, webhook_schemas)
 
 
 @pytest.fixture

@@ -29,11 +29,14 @@ from levibot.learning.blending import LearnedOpinion, SignalParameters
 from levibot.learning.signal import KIND
 from levibot.market.bars import FloatArray
 from levibot.resilience.deadline import deadline
+from levibot.serving.canary_desk import CanaryBar
 from levibot.settings import Settings
+from levibot.stores.canary_setting import CanarySetting
 from levibot.stores.events import Event
 from levibot.stores.live_weights import KEY, HeldWeights, LiveWeights
 from levibot.stores.model_files import ModelFolder
 from levibot.stores.online import FeatureWindow, OnlineStore
+from levibot.stores.online_signals import CanaryShare
 from levibot.stores.redis import open_redis
 from levibot.stores.registry import Registry
 from levibot.stores.ticks import TickStore
@@ -414,14 +417,19 @@ async def test_a_configuration_in_place_weighs_at_once_and_a_bad_one_changes_not
     assert (await weighed())[0] == "prior"
 
 
+async def dsn_of(tick_store: TickStore, postgres_dsn: str) -> str:
+    """Of the database that a test has for itself."""
+    async with tick_store._client.connection("which_database") as (db, _):
+        name = await db.fetchval("SELECT current_database()")
+    return f"{postgres_dsn.rsplit('/', 1)[0]}/{name}"
+
+
 class TestWrittenDown:
     """With a PostgreSQL to write to."""
 
     @pytest.fixture
     async def dsn(self, postgres_dsn: str, tick_store: TickStore) -> str:
-        async with tick_store._client.connection("which_database") as (db, _):
-            name = await db.fetchval("SELECT current_database()")
-        return f"{postgres_dsn.rsplit('/', 1)[0]}/{name}"
+        return await dsn_of(tick_store, postgres_dsn)
 
     @pytest.fixture(autouse=True)
     async def weights(self, redis_url: str, online: OnlineStore) -> AsyncIterator[HeldWeights]:
@@ -526,3 +534,156 @@ async def test_one_version_is_loaded_at_a_time_and_callers_hear_of_it(
     await until(is_answered)
     assert model.loaded.count(slow) == 1
     assert isinstance(await router.signals_of(other, [symbol]), dict)
+
+
+class FakeHolder:
+    """The members of a canary, as a test wants them."""
+
+    kinds = ("lightgbm",)
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.n_loaded = 0
+        self.hangs = asyncio.Event()
+        self.hangs.set()
+        self.error: Exception | None = None
+        self.is_closed = False
+
+    async def load(self, version: str) -> None:
+        self.n_loaded += 1
+        if isinstance(self.error, RegistryError):
+            raise self.error
+
+    async def say(self, version: str, window: FloatArray) -> dict[str, LearnedOpinion]:
+        self.asked.append(version)
+        await self.hangs.wait()
+        if self.error is not None:
+            raise self.error
+        half = np.full((1, window.shape[1]), 0.25)
+        return {"lightgbm": LearnedOpinion(half, half, half)}
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class TestCanary:
+    """A version that some callers are answered with, beside the one that serves."""
+
+    @pytest.fixture
+    async def dsn(self, postgres_dsn: str, tick_store: TickStore) -> str:
+        return await dsn_of(tick_store, postgres_dsn)
+
+    @pytest.fixture
+    async def holder(self, router: Router, online: OnlineStore) -> AsyncIterator[FakeHolder]:
+        holder = FakeHolder()
+        router._canary._open_holder = lambda _: holder
+        yield holder
+        await online.end_canary()
+
+    async def test_its_signals_lie_beside_those_that_serve_and_the_share_changes_in_place(
+        self, router: Router, holder: FakeHolder, symbol: str, registry: Registry, online: OnlineStore
+    ) -> None:
+        other = publish(registry, symbol)
+
+        async def shows(share: float | None) -> bool:
+            canary = (await online.read_arms([symbol])).canary
+            return canary == (None if share is None else CanaryShare(other, share))
+
+        for share in (0.25, 0.5):
+            router.reconfigure({"canary": {"version": other, "share": share}})
+            await until(lambda share=share: shows(share))
+        arms = await online.read_arms([symbol])
+        served, beside = arms.champion[symbol], arms.canary_signal(symbol)
+        assert served is not None
+        assert beside is not None
+        assert (served.model_version, beside.model_version) == ("v1.0.0", other)
+        assert (served.as_of, served.probability_up, beside.probability_up) == (beside.as_of, 0.5, 0.25)
+        # Once for the bar, and in no process of those that serve.
+        assert holder.asked == [other]
+        router.reconfigure({"canary": None})
+        await until(lambda: shows(None))
+        assert holder.is_closed
+        assert {event.payload["model_version"] for event in told(router, "signal")} == {"v1.0.0"}
+
+    @pytest.mark.parametrize("fault", ["hangs", "fails", "refuses"])
+    async def test_whatever_it_does_the_champion_answers_the_same_and_in_time(
+        self,
+        router: Router,
+        holder: FakeHolder,
+        symbol: str,
+        registry: Registry,
+        online: OnlineStore,
+        model: FakeModel,
+        fault: str,
+    ) -> None:
+        before = (await router.signals([symbol]))[symbol]
+        if fault == "hangs":
+            holder.hangs.clear()
+        else:
+            holder.error = ValueError("torn") if fault == "fails" else RegistryError("It is broken.")
+        router.reconfigure({"canary": {"version": publish(registry, symbol), "share": 1.0}})
+
+        async def was_tried() -> bool:
+            return bool(holder.asked) or holder.n_loaded > 0
+
+        await until(was_tried)
+        assert (await router.signals([symbol]))[symbol] == before
+        later = NOON + timedelta(hours=1)
+        row = np.ones((2, len(CORE.names)))
+        await online.write_features([FeatureWindow(symbol, later, CORE.names, row)])
+        started = asyncio.get_running_loop().time()
+        routed = (await router.signals([symbol]))[symbol]
+        took_s = asyncio.get_running_loop().time() - started
+        assert routed.signal is not None
+        assert (routed.signal.as_of, routed.served_from) == (later, "computed")
+        assert (routed.signal.model_version, routed.signal.probability_up) == ("v1.0.0", 0.5)
+        assert took_s < 1.0
+        assert await online.read_signal(symbol) == routed.signal
+        assert model.asked == ["v1.0.0"] * 2
+        assert (await online.read_arms([symbol])).canary_signal(symbol) is None
+
+    async def test_one_that_fails_is_taken_back_by_itself_and_a_router_after_does_not_begin_it_again(
+        self, router: Router, holder: FakeHolder, symbol: str, registry: Registry, online: OnlineStore
+    ) -> None:
+        other = publish(registry, symbol)
+        holder.error = RegistryError("It is broken.")
+        served = (await router.signals([symbol]))[symbol].signal
+        assert served is not None
+        canary = {"version": other, "share": 0.5}
+        router.reconfigure({"canary": canary})
+
+        async def was_tried() -> bool:
+            return router._keeping._run is not None and bool(router._keeping._newest)
+
+        await until(was_tried)
+        assert (await online.read_arms([symbol])).canary == CanaryShare(other, 0.5)
+        # The market of these tests has one bar more at most: the other two are told as the desk would.
+        for bar in range(1, 3):
+            as_of = NOON + bar * timedelta(hours=1)
+            failed = CanaryBar(as_of, "failed", "It is broken.", None, {}, {})
+            router._keeping.note(CanarySetting(other, 0.5), failed)
+
+        async def is_hidden() -> bool:
+            return (await online.read_arms([symbol])).canary is None
+
+        await until(is_hidden)
+        (event,) = told(router, "canary_rolled_back")
+        assert (event.payload["version"], event.payload["reason"]) == (other, "errors")
+        assert event.payload["numbers"]["n_failed"] == 3
+        assert holder.is_closed
+        assert (await router.signals([symbol]))[symbol].signal == served
+
+        async def is_on_record() -> bool:
+            return not router._keeping._broken
+
+        await until(is_on_record)
+        holder.error, holder.n_loaded = None, 0
+        router._keeping._run = None
+        await asyncio.sleep(1.5)
+        assert (holder.n_loaded, await is_hidden()) == (0, True)
+        router.reconfigure({"canary": canary | {"attempt": 2}})
+
+        async def is_shown() -> bool:
+            return (await online.read_arms([symbol])).canary == CanaryShare(other, 0.5)
+
+        await until(is_shown)

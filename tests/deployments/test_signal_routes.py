@@ -57,6 +57,20 @@ async def test_a_version_is_asked_for_by_its_name(client: httpx.AsyncClient) -> 
     error_of(await client.post("/ai/predict", json=body("newest")), 422, "bad_request")
 
 
+async def test_an_answer_says_whose_it_is_and_the_key_chooses_the_arm(
+    client: httpx.AsyncClient, face: FakeFace
+) -> None:
+    face.answer = replace(face.answer, arm="canary")
+    one = await client.post("/ai/predict", json={"symbol": "BTCUSDT"})
+    assert one.json()["arm"] == "canary"
+    (key_id,) = {key.key_id for key in face.keys.records() if key.name == "reader"}
+    assert face.key_id == key_id
+    face.key_id = ""
+    many = (await ask_batch(client, "BTCUSDT")).json()
+    assert many["answers"][0]["signal"]["arm"] == "canary"
+    assert face.key_id == key_id
+
+
 async def test_what_fails_of_one_symbol_fails_of_that_one_alone(client: httpx.AsyncClient) -> None:
     answer = await ask_batch(client, "ETHUSDT", "BTCUSDT")
     body = answer.json()

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 
 from actors.processes import Said
+from deployments.canaries import CanaryState
 from deployments.ensemble import EnsembleState
 from deployments.model_routes import ModelsFace
 from deployments.models import Activated, ModelList
@@ -97,6 +98,16 @@ class Weighed:
         return self.state
 
 
+class NoCanary:
+    """The stores' own tests are in test_canaries.py."""
+
+    def __init__(self) -> None:
+        self.state = CanaryState(None, NOON)
+
+    async def canary(self) -> CanaryState:
+        return self.state
+
+
 class Shadow:
     """The replica's own tests are in test_rl_policy.py."""
 
@@ -127,6 +138,7 @@ class FakeFace:
         self.models: ModelsFace = NoModels()
         self.ensemble = Weighed()
         self.policies = Shadow()
+        self.canaries = NoCanary()
         self.error: Exception | None = None
         self.answer = Answer(SIGNAL, 12.5, Freshness.FRESH, "cache")
         # Connects when somebody follows.
@@ -137,6 +149,7 @@ class FakeFace:
         self.is_ready = True
         self.ages: dict[str, float] = {"BTCUSDT": 12.5, "ETHUSDT": math.nan}
         self.n_asked = 0
+        self.key_id = ""
         self.order_notional: float | None = None
         self.known = SymbolFeatures(
             VECTOR, Requested({"bar_age": FRESH}, "Bars are late."), NOON, "core", "abc123", ("a", "b")
@@ -146,11 +159,13 @@ class FakeFace:
         self.profiles: list[Said] = []
         self.others: dict[str, list[Family]] = {}
 
-    def held(self, symbol: str) -> Answer | None:
+    def held(self, symbol: str, key_id: str) -> Answer | None:
+        self.key_id = key_id
         return self.in_memory.get(symbol)
 
-    async def predict(self, symbol: str, version: str | None = None) -> Answer:
+    async def predict(self, symbol: str, version: str | None = None, key_id: str = "") -> Answer:
         self.n_asked += 1
+        self.key_id = key_id
         if version not in (None, self.answer.signal.model_version):
             raise UnknownVersion(f"There is no version {version}.", hint="See /ai/models/list.")
         if self.error is not None:
@@ -159,11 +174,13 @@ class FakeFace:
             raise UnknownSymbol(f"{symbol} is not served.", hint="Served are: BTCUSDT.")
         return self.answer
 
-    async def predict_many(self, symbols: Sequence[str]) -> dict[str, Answer | LeviBotError]:
+    async def predict_many(
+        self, symbols: Sequence[str], key_id: str = ""
+    ) -> dict[str, Answer | LeviBotError]:
         answers: dict[str, Answer | LeviBotError] = {}
         for symbol in symbols:
             try:
-                answers[symbol] = await self.predict(symbol)
+                answers[symbol] = await self.predict(symbol, None, key_id)
             except LeviBotError as exc:
                 answers[symbol] = exc
         return answers

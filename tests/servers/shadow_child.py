@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
 from levibot.errors import DataError
-from levibot.learning.signal import Signals
 from levibot.market.bars import FloatArray
-from levibot.serving.shadow_child import answer_for_ever
+from levibot.serving.shadow_child import answer_for_ever, numbers_of
 from tests.opinions import signals_of
 
 MEMORY_MB = 1024
 
 
-def well(windows: FloatArray) -> Signals:
+def well(windows: FloatArray) -> Mapping[str, FloatArray]:
     sys.stdout.write("noise of a library\n")
     sys.stdout.flush()
-    return signals_of(windows[-1, :, 0])
+    return numbers_of(signals_of(windows[-1, :, 0]))
 
 
-def misbehave(windows: FloatArray) -> Signals:
+def misbehave(windows: FloatArray) -> Mapping[str, FloatArray]:
     # Only where the first feature says so: the same model must be able to come back.
     if windows[-1, 0, 0] < 0.0:
         match sys.argv[1]:

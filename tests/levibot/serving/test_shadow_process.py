@@ -16,12 +16,15 @@ from prometheus_client import CollectorRegistry
 
 from levibot.features.engine import compute
 from levibot.features.views import CORE
+from levibot.learning.learned_members import LearnedMembers
 from levibot.learning.models.lightgbm import LightGBMParameters
 from levibot.learning.past import ComputedPast, columns_of
 from levibot.learning.training import SIGNAL, TrainingParameters, train, window_bars
 from levibot.market.bars import Panel
 from levibot.market.simulator import SimulatedSource
+from levibot.serving.canary_process import CanaryProcess
 from levibot.serving.cross_section import CrossSection
+from levibot.serving.member_panel import Absence
 from levibot.serving.shadow_model import ShadowModel
 from levibot.serving.shadow_process import ShadowAnswer, ShadowProcess
 from levibot.settings import Settings, child_environment
@@ -150,12 +153,21 @@ async def test_a_registered_version_says_in_its_process_what_it_says_in_ours(tmp
         timeout_s=60.0,
     )
     windows = features[-window_bars() :]
+    canary = CanaryProcess.of(settings, version, ("lightgbm",), 60.0)
     try:
         answer = await beside.ask(windows)
+        heard = await canary.say(version, windows)
     finally:
         await beside.end()
+        await canary.close()
     said = model.signals(columns_of(windows, CORE.names, model.feature_names))
     assert answer.outcome == "answered", answer.problem
     assert np.isfinite(answer.target_position).all()
     np.testing.assert_array_equal(answer.target_position, said.target_position)
     np.testing.assert_array_equal(answer.probability_up, said.probability_up)
+    assert not isinstance(heard, Absence), heard.problem
+    members = LearnedMembers(model.blending, model.learned)
+    told = members.say_newest(columns_of(windows, CORE.names, model.feature_names))
+    assert list(heard) == ["lightgbm"]
+    np.testing.assert_array_equal(heard["lightgbm"].opinion, told["lightgbm"].opinion)
+    np.testing.assert_array_equal(heard["lightgbm"].score, told["lightgbm"].score)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
@@ -12,12 +12,14 @@ from levibot.errors import StoreUnavailable
 from levibot.serving.signal_cache import SignalCache
 from levibot.stores.signals import Signal
 
-SYMBOLS = ("BTCUSDT", "ETHUSDT")
-
 
 def signal(number: int) -> Signal:
     as_of = datetime(2024, 5, 1, 12, number, tzinfo=UTC)
     return Signal("BTCUSDT", as_of, 0.6, 0.1, "v1.0.0", "view", "market", "simulated")
+
+
+def held(cache: SignalCache[Mapping[str, Signal | None]]) -> Signal | None:
+    return (cache.held() or {}).get("BTCUSDT")
 
 
 class Store:
@@ -30,7 +32,7 @@ class Store:
         self.asked = asyncio.Event()
         self.fails = False
 
-    async def read(self, symbols: Sequence[str]) -> Mapping[str, Signal | None]:
+    async def read(self) -> Mapping[str, Signal | None]:
         self.n_read += 1
         self.asked.set()
         await self.waits.wait()
@@ -51,45 +53,45 @@ class Clock:
 
 async def test_what_was_read_is_held_for_its_life_and_no_longer() -> None:
     store, clock = Store(), Clock()
-    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
-    assert cache.held() == {}
+    cache = SignalCache(store.read, lives_s=0.1, monotonic=clock)
+    assert cache.held() is None
     assert await cache.read() == {"BTCUSDT": signal(1), "ETHUSDT": None} == cache.held()
     clock.now_s += 0.04
-    assert cache.held()["BTCUSDT"] == signal(1)
+    assert held(cache) == signal(1)
     clock.now_s += 0.06
-    assert cache.held() == {}
+    assert cache.held() is None
     assert (await cache.read())["BTCUSDT"] == signal(2)
     assert store.n_read == 2
 
 
 async def test_under_steady_questions_the_next_read_begins_before_the_last_one_has_ended() -> None:
     store, clock = Store(), Clock()
-    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
+    cache = SignalCache(store.read, lives_s=0.1, monotonic=clock)
     await cache.read()
     store.asked.clear()
     clock.now_s += 0.06
-    assert [cache.held()["BTCUSDT"] for _ in range(2)] == [signal(1)] * 2
+    assert [held(cache) for _ in range(2)] == [signal(1)] * 2
     await store.asked.wait()
     await asyncio.sleep(0)
-    assert cache.held()["BTCUSDT"] == signal(2)
+    assert held(cache) == signal(2)
     assert store.n_read == 2
 
 
 async def test_its_age_counts_from_before_the_read() -> None:
     store, clock = Store(), Clock()
-    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
+    cache = SignalCache(store.read, lives_s=0.1, monotonic=clock)
     store.waits.clear()
     reading = asyncio.create_task(cache.read())
     await store.asked.wait()
     clock.now_s += 0.2
     store.waits.set()
     assert (await reading)["BTCUSDT"] == signal(1)
-    assert cache.held() == {}
+    assert cache.held() is None
 
 
 async def test_those_who_wait_share_one_read_and_one_who_leaves_does_not_end_it() -> None:
     store = Store()
-    cache = SignalCache(store.read, SYMBOLS, lives_s=60.0)
+    cache = SignalCache(store.read, lives_s=60.0)
     store.waits.clear()
     first, second = asyncio.create_task(cache.read()), asyncio.create_task(cache.read())
     await store.asked.wait()
@@ -102,18 +104,18 @@ async def test_those_who_wait_share_one_read_and_one_who_leaves_does_not_end_it(
 
 async def test_a_read_that_fails_holds_nothing_and_the_next_one_is_another() -> None:
     store, clock = Store(), Clock()
-    cache = SignalCache(store.read, SYMBOLS, lives_s=0.1, monotonic=clock)
+    cache = SignalCache(store.read, lives_s=0.1, monotonic=clock)
     await cache.read()
     clock.now_s += 0.2
     store.fails = True
     with pytest.raises(StoreUnavailable):
         await cache.read()
-    assert cache.held() == {}
+    assert cache.held() is None
     store.fails = False
     assert (await cache.read())["BTCUSDT"] == signal(3)
 
 
 async def test_a_life_of_zero_holds_nothing() -> None:
-    cache = SignalCache(Store().read, SYMBOLS, lives_s=0.0)
+    cache = SignalCache(Store().read, lives_s=0.0)
     await cache.read()
-    assert cache.held() == {}
+    assert cache.held() is None
