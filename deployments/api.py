@@ -42,6 +42,7 @@ from levibot.features.on_demand import ON_DEMAND
 from levibot.features.on_demand import Request as OnDemandRequest
 from levibot.features.views import CORE
 from levibot.monitoring.health import Health, HealthWatch
+from levibot.resilience.deadline import remaining_s
 from levibot.resilience.guard import Guard
 from levibot.resilience.lately import Lately
 from levibot.serving.answer import Answer, AnswerPolicy
@@ -168,7 +169,7 @@ class Api:
         return build_http(self)
 
     def held(self, symbol: str, key_id: str) -> Answer | None:
-        """The fresh signal in the arm of a key, where one was read a moment ago; else it must be looked for."""
+        """The fresh signal in the arm of a key that was read a moment ago; None: it must be looked for."""
         read = self._signals.held()
         if read is None or symbol not in self._symbols:
             return None
@@ -381,9 +382,11 @@ class Api:
             return dict.fromkeys(symbols, away)
 
     async def _remote_signals(self, symbols: Sequence[str]) -> dict[str, Routed]:
-        routed: dict[str, Routed] = await self._router.signals.remote(symbols)
+        routed: dict[str, Routed] = await self._router.signals.remote(symbols, remaining_s())
         return routed
 
     async def _remote_signals_of(self, version: str, symbol: str) -> dict[str, Routed] | LeviBotError:
-        said: dict[str, Routed] | LeviBotError = await self._router.signals_of.remote(version, (symbol,))
+        said: dict[str, Routed] | LeviBotError = await self._router.signals_of.remote(
+            version, (symbol,), remaining_s()
+        )
         return said

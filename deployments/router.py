@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -51,6 +52,8 @@ OTHER_VERSIONS = 2
 FIRST_LOAD_S = 2.0
 # A version that could not be used is looked at again after so long: its files may have been put back.
 REFUSED_S = 30.0
+# Of the time that a caller has left; the rest is for the answer's way back.
+WORK_SHARE = 0.8
 log = structlog.get_logger()
 
 
@@ -154,10 +157,14 @@ class Router:
         canary = self._config.canary
         self._canary.configure(None if canary is None else canary.setting())
 
-    async def signals(self, symbols: Sequence[str]) -> dict[str, Routed]:
-        """The newest signal of each symbol: computed now if it can be, from memory if it cannot."""
+    async def signals(self, symbols: Sequence[str], within_s: float | None = None) -> dict[str, Routed]:
+        """The newest signal of each symbol: computed now if it can be, from memory if it cannot.
+
+        within_s: how long the caller still waits, None where it has not said so.
+        """
         try:
-            signals = await self._compute()
+            async with _answered_within(within_s):
+                signals = await self._compute()
         except LeviBotError as exc:
             last = self._desk.last
             return {s: Routed(last.get(s), "memory", exc.message, exc.hint) for s in symbols}
@@ -171,12 +178,18 @@ class Router:
             )
         return Routed(signals[symbol], "computed")
 
-    async def signals_of(self, version: str, symbols: Sequence[str]) -> dict[str, Routed] | LeviBotError:
-        """What one version says at the newest bar, or why it cannot; it need not be the one that serves."""
+    async def signals_of(
+        self, version: str, symbols: Sequence[str], within_s: float | None = None
+    ) -> dict[str, Routed] | LeviBotError:
+        """What one version says at the newest bar, or why it cannot; it need not be the one that serves.
+
+        within_s: as of `signals`.
+        """
         if version == self._served:
-            return await self.signals(symbols)
+            return await self.signals(symbols, within_s)
         try:
-            signals = await self._others.signals(version, self._served)
+            async with _answered_within(within_s):
+                signals = await self._others.signals(version, self._served)
         except LeviBotError as exc:
             return exc
         silent = Routed(None, "computed", f"Version {version} says nothing of it at the newest bar.")
@@ -340,3 +353,20 @@ class Router:
         ]
         if events:
             self._events.tell(events)
+
+
+@asynccontextmanager
+async def _answered_within(seconds: float | None) -> AsyncIterator[None]:
+    """Ends the wait of one caller so that the answer reaches it in time; what others wait for goes on.
+
+    Raises NotReady then.
+    """
+    try:
+        async with asyncio.timeout(None if seconds is None else WORK_SHARE * seconds) as limit:
+            yield
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise NotReady(
+            f"Nothing newer came within the {seconds:.3g} s that the caller still waits.", hint="Wait longer."
+        ) from exc

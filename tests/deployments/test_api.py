@@ -22,6 +22,7 @@ from levibot.errors import LeviBotError, NotReady, RegistryConflict, StoreUnavai
 from levibot.features.on_demand import Request
 from levibot.features.views import CORE
 from levibot.market.bars import Bars
+from levibot.resilience.deadline import deadline
 from levibot.serving.arms import Arm, arm_of
 from levibot.settings import Settings
 from levibot.stores.embedded import EmbeddedServers
@@ -44,6 +45,7 @@ class FakeRouter:
         self.error: Exception | None = None
         self.refusal: LeviBotError | None = None
         self.n_asked = 0
+        self.within_s: float | None = None
 
     @property
     def signals(self) -> FakeRouter:
@@ -53,8 +55,9 @@ class FakeRouter:
     def signals_of(self) -> VersionsOfRouter:
         return VersionsOfRouter(self)
 
-    async def remote(self, symbols: Sequence[str]) -> dict[str, Routed]:
+    async def remote(self, symbols: Sequence[str], within_s: float | None) -> dict[str, Routed]:
         self.n_asked += 1
+        self.within_s = within_s
         if self.error is not None:
             raise self.error
         return dict.fromkeys(symbols, self.answer)
@@ -66,8 +69,10 @@ class VersionsOfRouter:
     def __init__(self, router: FakeRouter) -> None:
         self._router = router
 
-    async def remote(self, _: str, symbols: Sequence[str]) -> dict[str, Routed] | LeviBotError:
-        return self._router.refusal or await self._router.remote(symbols)
+    async def remote(
+        self, _: str, symbols: Sequence[str], within_s: float | None
+    ) -> dict[str, Routed] | LeviBotError:
+        return self._router.refusal or await self._router.remote(symbols, within_s)
 
 
 class FakeFeatures:
@@ -268,6 +273,19 @@ async def test_what_the_cache_has_not_is_asked_of_the_router(
     router.answer = Routed(signal(symbols[0]), "computed")
     answer = await api.predict(symbols[0])
     assert (answer.signal, answer.served_from) == (signal(symbols[0]), "computed")
+
+
+@pytest.mark.parametrize("version", [None, "v1.0.0"])
+async def test_the_router_is_told_how_long_the_caller_still_waits(
+    api: Api, symbols: tuple[str, str], router: FakeRouter, version: str | None
+) -> None:
+    router.answer = Routed(signal(symbols[0]), "computed")
+    await api.predict(symbols[0], version)
+    assert router.within_s is None
+    with deadline(5.0):
+        await api.predict(symbols[0], version)
+    assert router.within_s is not None
+    assert 4.0 < router.within_s < 5.0
 
 
 @pytest.mark.parametrize("routed_age_h", [None, 1, 9])

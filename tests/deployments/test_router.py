@@ -28,7 +28,6 @@ from levibot.features.views import CORE
 from levibot.learning.blending import LearnedOpinion, SignalParameters
 from levibot.learning.signal import KIND
 from levibot.market.bars import FloatArray
-from levibot.resilience.deadline import deadline
 from levibot.serving.canary_desk import CanaryBar
 from levibot.settings import Settings
 from levibot.stores.canary_setting import CanarySetting
@@ -312,18 +311,19 @@ async def test_the_deadline_of_one_caller_ends_no_work_that_others_wait_for(
     await asyncio.gather(router._follower, return_exceptions=True)
     model.takes_s = 0.3
 
-    async def in_a_hurry() -> Routed:
-        with deadline(0.1):
-            return (await router.signals([symbol]))[symbol]
-
-    hurried = asyncio.create_task(in_a_hurry())
+    hurried = asyncio.create_task(router.signals([symbol], 0.1))
     await asyncio.sleep(0)
+    versions = asyncio.create_task(router.signals_of("v1.0.9", [symbol], 0.0))
     patient = (await router.signals([symbol]))[symbol]
     assert (patient.served_from, patient.problem) == ("computed", "")
     assert patient.signal is not None
     assert patient.signal.blend is not None
     assert patient.signal.blend.absent == {}
-    assert (await hurried).signal == patient.signal
+    assert hurried.done()
+    late = hurried.result()[symbol]
+    assert (late.signal, late.served_from, late.hint) == (None, "memory", "Wait longer.")
+    assert late.problem == "Nothing newer came within the 0.1 s that the caller still waits."
+    assert isinstance(await versions, NotReady)
     assert model.asked == ["v1.0.0"]
 
 
