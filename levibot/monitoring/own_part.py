@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from levibot.errors import DataError
 from levibot.features.rolling import BoolArray
 from levibot.market.bars import FloatArray
 
@@ -26,7 +27,7 @@ N_BLOCKS = N_NOW + 4
 ROW_BEFORE = N_NOW
 RIDGE = 1e-3
 # Enough rows for the regression, in multiples of its variables and at least.
-ROWS_A_VARIABLE, MIN_ROWS = 20, 40_000
+ROWS_A_VARIABLE, MIN_ROWS = 20, 60_000
 CHUNK_ROWS = 1_000
 LARGEST_SQUARE = 16.0
 # Steps and errors near zero have a logarithm too.
@@ -52,7 +53,10 @@ class OwnParts:
 
     @classmethod
     def fit(cls, scaled: FloatArray, rows_a_day: int, leader: int) -> Self:
-        """From scaled features (T, S, F), NaN where one is not known: such rows are left out."""
+        """From scaled features (T, S, F), NaN where one is not known: such rows are left out.
+
+        Raises DataError when no row has a symbol and the leader with all features, and a day before too.
+        """
         n_features = scaled.shape[2]
         n_variables = N_BLOCKS * n_features
         steps = np.abs(np.diff(scaled, axis=0))
@@ -171,7 +175,7 @@ def _mean(values: FloatArray) -> float:
 
 
 def _moments(chunks: Iterator[FloatArray], n_variables: int) -> tuple[FloatArray, FloatArray]:
-    """Mean (B,) and covariance (B, B) of rows (N, B) that come in pieces."""
+    """Mean (B,) and covariance (B, B) of rows (N, B) that come in pieces. DataError on none."""
     total, squares, n_rows = np.zeros(n_variables), np.zeros((n_variables, n_variables)), 0
     for rows in chunks:
         # Half as long in single precision; the ridge is far above its error.
@@ -179,6 +183,8 @@ def _moments(chunks: Iterator[FloatArray], n_variables: int) -> tuple[FloatArray
         squares += single.T @ single
         total += rows.sum(axis=0)
         n_rows += len(rows)
+    if not n_rows:
+        raise DataError("No two rows a day apart have all features of a symbol and of the leader.")
     mean = total / n_rows
     return mean, squares / n_rows - np.outer(mean, mean)
 

@@ -26,14 +26,15 @@ from levibot.monitoring.own_part import OwnParts
 FILE = "drift_reference.npz"
 MEASURES = ("psi", "unseen", "own_shift", "own_jump")
 # Of the days of a feature in the reference, so many lie beyond the limit of each measure of its own part.
-OWN_ALARM_SHARE = 0.0015
+OWN_ALARM_SHARE = 0.005
 # Of the values of a day, so many may be values that the reference has not.
 UNSEEN_SHARE = 0.05
 MIN_DAYS = 90
 # Days are looked at from several hours on: more of them, and no limit depends on midnight.
 STARTS_A_DAY = 4
-# Parts of the reference, each of which is measured against the others.
-N_PARTS = 5
+# Parts of the reference, the days of each of which are measured against the others: what a regression was
+# fitted to it explains too well, and a slow feature is too much at home among its own months.
+N_PARTS = 4
 # A day as far out as the farthest of the reference is none that is farther.
 MARGIN = 1.1
 # What is farther out counts as so far.
@@ -89,7 +90,7 @@ class DriftReference:
             Distribution.of(flat),
             KnownValues.of(flat),
             OwnParts.fit(_scaled(features, mean, sd), rows_a_day, leader),
-            np.empty((len(MEASURES), len(names))),
+            np.full((len(MEASURES), len(names)), np.nan),
         )
         return replace(draft, limits=draft._limits(features))
 
@@ -154,16 +155,32 @@ class DriftReference:
 
     def _limits(self, features: FloatArray) -> FloatArray:
         """(4, F), from the days of the features (T, S, F) that the rest was learned from."""
-        stride = max(1, self.rows_a_day // STARTS_A_DAY)
+        psi, own_shift, own_jump = self._days(features)
         limits = np.full((len(MEASURES), len(self.names)), UNSEEN_SHARE)
-        limits[MEASURES.index("psi")] = _psi_limits(features, self.rows_a_day, stride)
-        measured = self._own(features, stride)
-        for name, days in zip(MEASURES[-2:], measured, strict=True):
+        limits[MEASURES.index("psi")] = MARGIN * _quantile(psi, 1.0)
+        for name, days in (("own_shift", own_shift), ("own_jump", own_jump)):
             found = _quantile(days, 1.0 - OWN_ALARM_SHARE)
             # What takes few values is far out seldom and then always equally far: a weekend, when it begins.
             found = np.where(self.known.few, MARGIN * _quantile(days, 1.0), found)
             limits[MEASURES.index(name)] = np.maximum(found, SMALLEST_LIMITS[name])
         return limits
+
+    def _days(self, features: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(days, F) thrice: PSI and measures of the own part of days of features (T, S, F).
+
+        Each against what the parts of the features teach that the day is not in.
+        """
+        stride = max(1, self.rows_a_day // STARTS_A_DAY)
+        measured = []
+        for rows in np.array_split(np.arange(len(features)), N_PARTS):
+            others, part = np.delete(features, rows, axis=0), features[rows]
+            scaled = _scaled(others, self.mean, self.sd)
+            own = OwnParts.fit(scaled, self.rows_a_day, self.own.leader)
+            values = Distribution.of(others.reshape(-1, features.shape[2]))
+            psi = values.psi(part, self.rows_a_day, stride)
+            measured.append((psi, *replace(self, own=own)._own(part, stride)))
+        psis, shifts, jumps = (np.concatenate(days) for days in zip(*measured, strict=True))
+        return psis, shifts, jumps
 
     def _own(self, features: FloatArray, stride: int) -> tuple[FloatArray, FloatArray]:
         """(windows, F) twice, of every day in features after the first that begins `stride` rows after the
@@ -189,19 +206,6 @@ class DriftReference:
             rows = np.abs(by_row / np.sqrt(weights))
             jump = np.nanmax(sliding_window_view(rows, day, axis=0)[::stride], axis=2)
         return shift, jump
-
-
-def _psi_limits(features: FloatArray, rows_a_day: int, stride: int) -> FloatArray:
-    """(F,): the largest PSI of a day of features (T, S, F) against the parts that the day is not in.
-
-    A slow feature stays for months where it is: measured against itself it would look too much at home.
-    """
-    largest = np.full(features.shape[2], np.nan)
-    for rows in np.array_split(np.arange(len(features)), N_PARTS):
-        others = np.delete(features, rows, axis=0).reshape(-1, features.shape[2])
-        psi = Distribution.of(others).psi(features[rows], rows_a_day, stride)
-        largest = np.fmax(largest, MARGIN * _quantile(psi, 1.0))
-    return largest
 
 
 def _quantile(days: FloatArray, level: float) -> FloatArray:

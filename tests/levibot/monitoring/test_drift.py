@@ -28,8 +28,7 @@ def test_a_market_that_does_not_drift_alarms_on_at_most_one_feature_day_in_a_hun
     alarms = np.array([[bool(drift.beyond) for drift in drift_of(reference, day)] for day in later_days])
     assert alarms.size > 30_000
     assert alarms.mean() <= 0.01
-    # Limits are far quantiles of some thousand dependent days: one of a single feature is rough.
-    assert alarms.mean(axis=0).max() <= 0.04, dict(zip(CORE.names, alarms.mean(axis=0), strict=True))
+    assert alarms.mean(axis=0).max() <= 0.02, dict(zip(CORE.names, alarms.mean(axis=0), strict=True))
 
 
 @pytest.mark.parametrize("shift", [HALF, -HALF])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from levibot.errors import DataError
 from levibot.market.bars import FloatArray
 from levibot.monitoring import own_part
 from levibot.monitoring.distribution import KnownValues
@@ -71,6 +72,14 @@ def test_a_row_without_its_leader_has_no_own_part(parts: OwnParts, scaled: Float
     gap[-1, 2] = np.nan
     known = np.isfinite(parts.of(gap)[0][-1]).all(axis=1)
     assert known.tolist() == [True, True, False]
+
+
+def test_of_what_is_never_known_as_a_whole_nothing_is_learned(scaled: FloatArray) -> None:
+    gap = scaled.copy()
+    gap[:, 1] = np.nan
+    with pytest.raises(DataError, match="of the leader"):
+        OwnParts.fit(gap, DAY, leader=1)
+    OwnParts.fit(gap, DAY, leader=0)
 
 
 def test_in_stretches_the_own_part_is_the_same(
