@@ -36,7 +36,7 @@ def test_a_shift_of_half_a_standard_deviation_is_found_within_a_day(
     reference: DriftReference, later_days: list[FloatArray], shift: float
 ) -> None:
     found = np.zeros(len(CORE.names))
-    days = later_days[::40]
+    days = later_days[::60]
     for day in days:
         for column in range(len(CORE.names)):
             shifted = day.copy()
@@ -51,11 +51,11 @@ def test_a_shift_of_half_a_standard_deviation_is_found_within_a_day(
 def test_a_shift_that_began_within_the_day_is_found(
     reference: DriftReference, later_days: list[FloatArray]
 ) -> None:
-    day, names = later_days[100], ("breadth_168", "leader_return_8", "trend_168")
+    day, names = later_days[100], ("sma_gap_24", "vol_168", "volume_ratio_24_672")
     for column in map(CORE.index, names):
         shifted = day.copy()
         shifted[DAY + 13 :, :, column] += HALF * reference.sd[column]
-        assert drift_of(reference, shifted)[column].beyond
+        assert "own_jump" in drift_of(reference, shifted)[column].beyond
 
 
 def test_a_value_that_training_has_not_is_drift_of_a_feature_with_few(
