@@ -7,11 +7,16 @@ from typing import Any, Self
 
 import numpy as np
 
+from levibot.features.rolling import BoolArray
 from levibot.market.bars import FloatArray
 
 N_BINS = 10
 # Half a value in each bin: an empty one has a logarithm too.
 PRIOR = 0.5
+# A feature of at most so many values takes these and no others.
+FEW_VALUES = 32
+# Values nearer to each other are the same: live and history differ in a last digit.
+SAME = 1e-5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +62,47 @@ class Distribution:
             found, expected = _shares(counts), self.shares[column]
             psi = np.sum((found - expected) * np.log(found / expected), axis=1)
             out[:, column] = np.where(counts.any(axis=1), psi, np.nan)
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownValues:
+    """Which values the features take that take few, such as the share of four coins.
+
+    values: (F, FEW_VALUES), rising, filled up with NaN; NaN alone where a feature takes more of them.
+    """
+
+    values: FloatArray
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Self:
+        """From values (N, F), NaN left out."""
+        found = np.full((values.shape[1], FEW_VALUES), np.nan)
+        for column in range(values.shape[1]):
+            taken = np.unique(values[np.isfinite(values[:, column]), column])
+            if len(taken) > 1:
+                taken = taken[np.diff(taken, prepend=-np.inf) > SAME]
+            if len(taken) <= FEW_VALUES:
+                found[column, : len(taken)] = taken
+        return cls(found)
+
+    @property
+    def few(self) -> BoolArray:
+        """(F,): whether a feature takes few values."""
+        return np.asarray(np.isfinite(self.values[:, 0]))
+
+    def unseen(self, values: FloatArray) -> FloatArray:
+        """(1, F): the share of values (T, S, F) that are none of these; 0 of a feature that takes many.
+
+        NaN where a feature has no value.
+        """
+        out = np.full((1, values.shape[2]), np.nan)
+        for column, taken in enumerate(self.values):
+            known = values[:, :, column][np.isfinite(values[:, :, column])]
+            if len(known):
+                few = taken[np.isfinite(taken)]
+                near = np.abs(known[:, None] - few) <= SAME
+                out[0, column] = 1.0 - near.any(axis=1).mean() if len(few) else 0.0
         return out
 
 

@@ -11,6 +11,7 @@ from typing import Self
 import structlog
 
 from levibot.errors import DataError
+from levibot.features.inputs import LEADER
 from levibot.learning.signal import SignalModel
 from levibot.market.bars import FloatArray
 from levibot.monitoring.importance import importance_of
@@ -35,7 +36,8 @@ class TrainingReference:
         """From the features (T, S, F) of the rows that the model was trained on."""
         rows_a_day = max(1, round(timedelta(days=1) / model.interval))
         try:
-            drift = DriftReference.fit(features, model.feature_names, rows_a_day)
+            leader = model.symbols.index(LEADER) if LEADER in model.symbols else 0
+            drift = DriftReference.fit(features, model.feature_names, rows_a_day, leader)
         except DataError as exc:
             log.warning("the model has no reference for drift", reason=str(exc))
             drift = None
