@@ -24,9 +24,7 @@ from levibot.errors import LeviBotError, NotReady, RegistryError, StoreUnavailab
 from levibot.features.views import CORE
 from levibot.learning.blending import Signals
 from levibot.market.bars import FloatArray
-from levibot.serving.canary_desk import CanaryDesk
-from levibot.serving.canary_keeping import CanaryKeeping
-from levibot.serving.canary_process import CanaryProcess
+from levibot.serving.canary import Canary
 from levibot.serving.desk import Served, SignalDesk
 from levibot.serving.member_panel import MemberPanel
 from levibot.serving.other_versions import OtherVersions
@@ -35,7 +33,6 @@ from levibot.serving.sampling import ServedSampler
 from levibot.serving.weighing import Route, Weighing
 from levibot.settings import Settings
 from levibot.stores.active_version import ActiveVersion
-from levibot.stores.canaries import CanaryRun
 from levibot.stores.connect import open_durable, open_online, open_registry, open_ticks
 from levibot.stores.events import Event
 from levibot.stores.live_weights import LiveWeights
@@ -114,27 +111,14 @@ class Router:
             self._check_fits,
             settings.source,
         )
-        self._keeping = CanaryKeeping(
-            lambda: open_ticks(settings),
-            settings.market_id,
-            settings.interval,
-            self._registry.metadata,
-            self._tell_rolled_back,
-            timeout_s=settings.store_timeout_s,
-        )
         kinds = [kind for held in members for kind in held]
-        self._canary = CanaryDesk(
+        self._canary = Canary(
+            settings,
             self._online,
-            settings.symbols,
-            settings.source,
-            open_holder=lambda canary: CanaryProcess.of(
-                settings, canary.version, kinds, canary.limits.deadline_s
-            ),
-            manifest=self._registry.metadata,
-            weigh=self._weigh,
-            ttl_s=settings.feature_ttl_s,
-            timeout_s=settings.store_timeout_s,
-            keeper=self._keeping,
+            kinds,
+            self._registry.metadata,
+            self._weigh,
+            lambda event: self._events.tell([event]),
         )
         self._computing: asyncio.Task[dict[str, Signal]] | None = None
         self._served: str | None = None
@@ -144,7 +128,6 @@ class Router:
         self._events = event_log.Client("router", event_letters.keeper(settings))
         loop = asyncio.get_running_loop()
         self._recording = loop.create_task(self._recorder.run())
-        self._canarying = [loop.create_task(one.run()) for one in (self._canary, self._keeping)]
         self._follower = loop.create_task(self._follow())
 
     def reconfigure(self, user_config: object) -> None:
@@ -210,11 +193,12 @@ class Router:
     async def close(self) -> None:
         """End the follower and what it waits for, then the connections, so that none is opened again."""
         loading = None if self._loading is None else self._loading[1]
-        begun = self._follower, self._computing, self._recording, *self._canarying, loading
+        begun = self._follower, self._computing, self._recording, loading
         tasks = [task for task in begun if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._canary.close()
         await self._others.close()
         await self._weights.close()
         await self._online.close()
@@ -322,11 +306,6 @@ class Router:
         # Only now: they are written, and nobody waits for a canary.
         self._canary.follow(signals)
         return signals
-
-    def _tell_rolled_back(self, run: CanaryRun) -> None:
-        payload = {"version": run.setting.version, "attempt": run.setting.attempt, "reason": run.ended_why}
-        payload |= {"share": run.setting.share, "numbers": run.numbers}
-        self._events.tell([Event("canary_rolled_back", "", run.ended_at or run.began_at, payload)])
 
     def _tell_served(self, readings: Sequence[FeatureReading]) -> None:
         chosen = self._sampler.choose(readings, self._clock.now())

@@ -464,6 +464,7 @@ UNGUARDED: Mapping[str, str] = {
     "levibot/commands/stores.py": "an operator waits, and the error is the answer",
     "levibot/commands/trials.py": "an operator waits, and gets the trials of the state folder without it",
     "levibot/launch/up.py": "an operator waits; a start that fails ends what it has begun, and says why",
+    "levibot/serving/canary.py": "opens for the record of canaries, which guards its calls",
     "levibot/stores/connect.py": "opens for others, who guard their calls",
     "levibot/stores/online.py": "opens for others, who guard their calls",
     "rl/array_runner.py:set_state": "RLlib starts a runner again that cannot read its weights",

@@ -576,7 +576,7 @@ class TestCanary:
     @pytest.fixture
     async def holder(self, router: Router, online: OnlineStore) -> AsyncIterator[FakeHolder]:
         holder = FakeHolder()
-        router._canary._open_holder = lambda _: holder
+        router._canary.desk._open_holder = lambda _: holder
         yield holder
         await online.end_canary()
 
@@ -653,7 +653,7 @@ class TestCanary:
         router.reconfigure({"canary": canary})
 
         async def was_tried() -> bool:
-            return router._keeping._run is not None and bool(router._keeping._newest)
+            return router._canary.keeping._run is not None and bool(router._canary.keeping._newest)
 
         await until(was_tried)
         assert (await online.read_arms([symbol])).canary == CanaryShare(other, 0.5)
@@ -661,7 +661,7 @@ class TestCanary:
         for bar in range(1, 3):
             as_of = NOON + bar * timedelta(hours=1)
             failed = CanaryBar(as_of, "failed", "It is broken.", None, {}, {})
-            router._keeping.note(CanarySetting(other, 0.5), failed)
+            router._canary.keeping.note(CanarySetting(other, 0.5), failed)
 
         async def is_hidden() -> bool:
             return (await online.read_arms([symbol])).canary is None
@@ -674,11 +674,11 @@ class TestCanary:
         assert (await router.signals([symbol]))[symbol].signal == served
 
         async def is_on_record() -> bool:
-            return not router._keeping._broken
+            return not router._canary.keeping._broken
 
         await until(is_on_record)
         holder.error, holder.n_loaded = None, 0
-        router._keeping._run = None
+        router._canary.keeping._run = None
         await asyncio.sleep(1.5)
         assert (holder.n_loaded, await is_hidden()) == (0, True)
         router.reconfigure({"canary": canary | {"attempt": 2}})
