@@ -37,6 +37,8 @@ STARTS_A_DAY = 4
 N_PARTS = 4
 # A day as far out as the farthest of the reference is none that is farther.
 MARGIN = 1.1
+# Who looks every hour sees 24 days a day. With limits this much farther out false alarms stay rare.
+HOURLY_MARGIN = 1.15
 # What is farther out counts as so far.
 LONGEST_SD = 8.0
 # A feature that follows from the others to the last digit has an error of that size all the same, and limits
@@ -159,10 +161,11 @@ class DriftReference:
         limits = np.full((len(MEASURES), len(self.names)), UNSEEN_SHARE)
         limits[MEASURES.index("psi")] = MARGIN * _quantile(psi, 1.0)
         for name, days in (("own_shift", own_shift), ("own_jump", own_jump)):
-            found = _quantile(days, 1.0 - OWN_ALARM_SHARE)
+            smallest = SMALLEST_LIMITS[name]
+            found = HOURLY_MARGIN * np.maximum(_quantile(days, 1.0 - OWN_ALARM_SHARE), smallest)
             # What takes few values is far out seldom and then always equally far: a weekend, when it begins.
-            found = np.where(self.known.few, MARGIN * _quantile(days, 1.0), found)
-            limits[MEASURES.index(name)] = np.maximum(found, SMALLEST_LIMITS[name])
+            farthest = np.maximum(MARGIN * _quantile(days, 1.0), smallest)
+            limits[MEASURES.index(name)] = np.where(self.known.few, farthest, found)
         return limits
 
     def _days(self, features: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

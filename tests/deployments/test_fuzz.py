@@ -14,7 +14,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import just
 from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import FailureGroup
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from deployments.ensemble import EnsembleState
 from deployments.http import build_http
@@ -31,6 +31,9 @@ from tests.fakes.face import NOON, FakeFace
 SECRET = "a secret of more than 32 characters"
 # Of each route. The quick run is for CI, the long one is asked for: 10,000 and more over all routes.
 N_QUICK, N_LONG = 6, 800
+# An instant and a cursor are text in the schema; what is none is answered with 400. And of a wrong value, such as
+# an empty list, nothing but an empty text is left on the way: a filter that is left out.
+EXCLUDED = {"/events": [positive_data_acceptance, negative_data_rejection]}
 
 
 class SomeModels:
@@ -96,8 +99,7 @@ def examine(face: FakeFace, n_examples: int) -> int:
                 n_sent += 1
                 case.call_and_validate(
                     headers=headers_for(case, face, is_right=is_right),
-                    # An instant and a cursor are text in the schema; what is none is answered with 400.
-                    excluded_checks=[positive_data_acceptance] if case.path == "/events" else [],
+                    excluded_checks=EXCLUDED.get(case.path, []),
                 )
 
             strategy = operation.as_strategy(generation_mode=mode)
@@ -110,7 +112,7 @@ def examine(face: FakeFace, n_examples: int) -> int:
                 # The routes after it are asked all the same.
                 found_wrong.append(exc)
     if found_wrong:
-        raise ExceptionGroup(f"{len(found_wrong)} of the routes, asked {n_sent} times", found_wrong)
+        raise BaseExceptionGroup(f"{len(found_wrong)} of the routes, asked {n_sent} times", found_wrong)
     return n_sent
 
 

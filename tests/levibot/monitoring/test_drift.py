@@ -28,7 +28,26 @@ def test_a_market_that_does_not_drift_alarms_on_at_most_one_feature_day_in_a_hun
     alarms = np.array([[bool(drift.beyond) for drift in drift_of(reference, day)] for day in later_days])
     assert alarms.size > 30_000
     assert alarms.mean() <= 0.01
-    assert alarms.mean(axis=0).max() <= 0.02, dict(zip(CORE.names, alarms.mean(axis=0), strict=True))
+    assert alarms.mean(axis=0).max() <= 0.015, dict(zip(CORE.names, alarms.mean(axis=0), strict=True))
+
+
+def test_nor_does_it_for_who_looks_every_hour(
+    reference: DriftReference, still_features: FloatArray, later_days: list[FloatArray]
+) -> None:
+    first = len(still_features) - DAY * len(later_days)
+    seen = [
+        np.any(
+            [
+                [bool(drift.beyond) for drift in drift_of(reference, still_features[end - 2 * DAY : end])]
+                for end in range(day, day + DAY)
+            ],
+            axis=0,
+        )
+        # Every twelfth day, for the sake of time: 52 days of all features.
+        for day in range(first + DAY, len(still_features) - DAY, 12 * DAY)
+    ]
+    assert len(seen) > 50
+    assert np.mean(seen) <= 0.015
 
 
 @pytest.mark.parametrize("shift", [HALF, -HALF])
@@ -43,7 +62,7 @@ def test_a_shift_of_half_a_standard_deviation_is_found_within_a_day(
             shifted[DAY:, :, column] += shift * reference.sd[column]
             found[column] += bool(drift_of(reference, shifted)[column].beyond)
     found /= len(days)
-    assert found.min() >= 0.85, dict(zip(CORE.names, found, strict=True))
+    assert found.min() >= 0.8, dict(zip(CORE.names, found, strict=True))
     assert np.mean(found > 0.9) >= 0.95
     assert found.mean() >= 0.98
 
