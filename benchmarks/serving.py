@@ -36,7 +36,7 @@ from levibot.stores.embedded import endpoints
 from levibot.stores.server_process import free_port
 
 RATE_PER_S, N_CONNECTIONS, N_AT_ONCE = 100.0, 8, 32
-SECONDS, QUICK_SECONDS = 10.0, 2.0
+SECONDS, QUICK_SECONDS = 5.0, 2.0
 UP_TIMEOUT_S = 60.0
 # A bar's signals are written once, a bar is a second here: hardly one is found.
 TAKEN_AWAY_EVERY_S = 0.002
