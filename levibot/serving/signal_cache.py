@@ -10,14 +10,18 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+# Times its life: what was read is told no longer than that, whatever becomes of the next read.
+LATE = 10.0
 
 
 class SignalCache(Generic[T]):
     """Reads the signals of all symbols at once; what was read is held for `lives_s`.
 
-    So a signal may be told that much later than Redis has it, whatever its age says: how old a signal is, and
-    whether it may be used, is the caller's to ask anew each time. State: what was read last, for one event
-    loop. read: raises StoreError; nothing is held then. lives_s: 0 holds nothing. monotonic: seconds.
+    While the next read is under way it is held longer, LATE times at most: a replica that has much to do
+    reads slowly, and must not have all who ask wait for that. So a signal may be told that much later than
+    Redis has it: how old it is, and whether it may be used, is the caller's to ask anew each time. State:
+    what was read last, for one event loop. read: raises StoreError; nothing is held then. lives_s: 0 holds
+    nothing. monotonic: seconds.
     """
 
     def __init__(
@@ -35,16 +39,15 @@ class SignalCache(Generic[T]):
         self._reading: asyncio.Task[T] | None = None
 
     def held(self) -> T | None:
-        """What was read within `lives_s`, None where nothing was; nobody waits for anything.
+        """What was read a moment ago, None where nothing was; nobody waits for anything.
 
-        Where half of that time is over the next read begins, so that under steady questions no one waits.
+        Where half of its life is over the next read begins, so that under steady questions no one waits.
         """
         age_s = self._monotonic() - self._read_at
-        if age_s >= self._lives_s:
-            return None
-        if age_s >= self._lives_s / 2.0:
+        if self._lives_s / 2.0 <= age_s < self._lives_s:
             self._begin()
-        return self._held
+        is_read_anew = self._reading is not None and not self._reading.done()
+        return self._held if age_s < self._lives_s * (LATE if is_read_anew else 1.0) else None
 
     async def read(self) -> T:
         """What Redis has now. Those who wait share one read.

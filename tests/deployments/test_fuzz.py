@@ -31,8 +31,8 @@ from tests.fakes.face import NOON, FakeFace
 SECRET = "a secret of more than 32 characters"
 # Of each route. The quick run is for CI, the long one is asked for: 10,000 and more over all routes.
 N_QUICK, N_LONG = 6, 800
-# An instant and a cursor are text in the schema; what is none is answered with 400. And of a wrong value, as an
-# empty list, nothing but an empty text is left on the way: a filter that is left out.
+# An instant and a cursor are text in the schema; what is none is answered with 400. And of a wrong value
+# (an empty list) nothing but an empty text is left on the way: a filter that is left out.
 EXCLUDED = {"/events": [positive_data_acceptance, negative_data_rejection]}
 
 

@@ -77,6 +77,24 @@ async def test_under_steady_questions_the_next_read_begins_before_the_last_one_h
     assert store.n_read == 2
 
 
+async def test_it_is_held_while_the_next_read_takes_its_time_and_no_longer_than_ten_lives() -> None:
+    store, clock = Store(), Clock()
+    cache = SignalCache(store.read, lives_s=0.1, monotonic=clock)
+    await cache.read()
+    store.waits.clear()
+    store.asked.clear()
+    clock.now_s += 0.06
+    assert held(cache) == signal(1)
+    await store.asked.wait()
+    clock.now_s += 0.9
+    assert held(cache) == signal(1)
+    clock.now_s += 0.05
+    assert cache.held() is None
+    store.waits.set()
+    assert await cache.read() is not None
+    assert held(cache) is None
+
+
 async def test_its_age_counts_from_before_the_read() -> None:
     store, clock = Store(), Clock()
     cache = SignalCache(store.read, lives_s=0.1, monotonic=clock)
