@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import trace_id_of
-from deployments.signal_routes import PREDICT, key_id_of, response_bytes
+from deployments.signal_routes import PREDICT, ResponseTexts, key_id_of
 from deployments.signal_schemas import PredictRequest
 from levibot.serving.answer import Answer
 
@@ -42,6 +42,7 @@ class HotPath:
     def __init__(self, app: ASGIApp, memory: Memory) -> None:
         self._app = app
         self._memory = memory
+        self._texts = ResponseTexts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != PREDICT or not _is_json_post(scope):
@@ -53,7 +54,7 @@ class HotPath:
         if answer is None:
             await self._app(scope, _after(message, receive), send)
             return
-        body = response_bytes(answer, trace_id_of(request))
+        body = self._texts.text(answer, trace_id_of(request))
         scope["route"] = _Route(PREDICT)
         headers = [(b"content-length", str(len(body)).encode()), (b"content-type", JSON)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -17,6 +17,7 @@ from deployments.signal_schemas import (
     PredictRequest,
     PredictResponse,
     SignalEntry,
+    Trust,
 )
 from levibot.errors import LeviBotError
 from levibot.serving.answer import Answer
@@ -145,20 +146,35 @@ def _fields(signal: Signal) -> dict[str, Any]:
 
 def response(answer: Answer, trace_id: str) -> PredictResponse:
     """What is answered for one symbol."""
-    return PredictResponse(
-        **_fields(answer.signal),
-        feature_age_s=answer.feature_age_s,
-        freshness=answer.freshness,
-        served_from=answer.served_from,
-        problem=answer.problem,
-        arm=answer.arm,
-        trace_id=trace_id,
-    )
+    return PredictResponse(**_fields(answer.signal), **_trust(answer, trace_id))
 
 
-def response_bytes(answer: Answer, trace_id: str) -> bytes:
-    """`response` as it leaves."""
-    return response(answer, trace_id).model_dump_json().encode()
+class ResponseTexts:
+    """`response` as it leaves. State: how each signal reads that was told last, by symbol and arm."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str | None], tuple[Signal, str]] = {}
+
+    def text(self, answer: Answer, trace_id: str) -> bytes:
+        """The bytes of `response`; of a signal that was told before only its trust is written anew."""
+        signal, place = answer.signal, (answer.signal.symbol, answer.arm)
+        told, text = self._told.get(place, (None, ""))
+        if told is not signal:
+            text = SignalEntry(**_fields(signal)).model_dump_json()
+            self._told[place] = signal, text
+        trust = Trust(**_trust(answer, trace_id)).model_dump_json()
+        return f"{text[:-1]},{trust[1:]}".encode()
+
+
+def _trust(answer: Answer, trace_id: str) -> dict[str, Any]:
+    return {
+        "feature_age_s": answer.feature_age_s,
+        "freshness": answer.freshness,
+        "served_from": answer.served_from,
+        "problem": answer.problem,
+        "arm": answer.arm,
+        "trace_id": trace_id,
+    }
 
 
 def _entry(symbol: str, answer: Answer | LeviBotError, trace_id: str) -> BatchEntry:

@@ -61,8 +61,8 @@ class SignalEntry(BaseModel):
     blend: BlendEntry | None = Field(description="null of a signal that was made before members were told")
 
 
-class PredictResponse(SignalEntry):
-    """The signal of a symbol, and how far it may be trusted."""
+class Trust(BaseModel):
+    """How far a signal may be trusted now."""
 
     feature_age_s: float = Field(ge=0, description="seconds on the market's clock since as_of")
     freshness: str = Field(description="FRESH or STALE")
@@ -76,6 +76,10 @@ class PredictResponse(SignalEntry):
         "that was asked for by its name"
     )
     trace_id: str
+
+
+class PredictResponse(Trust, SignalEntry):
+    """The signal of a symbol, and how far it may be trusted."""
 
 
 class BatchEntry(BaseModel):

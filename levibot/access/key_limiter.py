@@ -15,7 +15,7 @@ from levibot.telemetry.metrics import DEFAULT, Metrics
 # A frozen Redis costs a few requests this much, and then its circuit is open.
 TIMEOUT_S = 0.1
 # So many requests are taken at once, and need no other look at Redis; fewer where the limit is low.
-LONGEST_LEASE = 16
+LONGEST_LEASE = 64
 LEASES_PER_S = 20
 
 
