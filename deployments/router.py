@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from contextvars import Context
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -30,6 +29,7 @@ from levibot.serving.member_panel import MemberPanel
 from levibot.serving.other_versions import OtherVersions
 from levibot.serving.recorder import SignalRecorder
 from levibot.serving.sampling import ServedSampler
+from levibot.serving.signal_cache import SignalCache
 from levibot.serving.weighing import Route, Weighing
 from levibot.settings import Settings
 from levibot.stores.active_version import ActiveVersion
@@ -120,7 +120,7 @@ class Router:
             self._weigh,
             lambda event: self._events.tell([event]),
         )
-        self._computing: asyncio.Task[dict[str, Signal]] | None = None
+        self._computed = SignalCache(self._compute_once, lives_s=settings.signal_cache_s)
         self._served: str | None = None
         self._loading: tuple[str, asyncio.Task[None]] | None = None
         self._refused: dict[str, tuple[float, RegistryError]] = {}
@@ -137,6 +137,7 @@ class Router:
         self._configured.set()
         if held is None or held.weights != self._config.weights:
             self._desk.ask_again()
+            self._computed.forget()
         canary = self._config.canary
         self._canary.configure(None if canary is None else canary.setting())
 
@@ -147,7 +148,7 @@ class Router:
         """
         try:
             async with _answered_within(within_s):
-                signals = await self._compute()
+                signals = self._computed.held() or await self._computed.read()
         except LeviBotError as exc:
             last = self._desk.last
             return {s: Routed(last.get(s), "memory", exc.message, exc.hint) for s in symbols}
@@ -193,7 +194,7 @@ class Router:
     async def close(self) -> None:
         """End the follower and what it waits for, then the connections, so that none is opened again."""
         loading = None if self._loading is None else self._loading[1]
-        begun = self._follower, self._computing, self._recording, loading
+        begun = self._follower, self._recording, loading
         tasks = [task for task in begun if task is not None]
         for task in tasks:
             task.cancel()
@@ -212,7 +213,7 @@ class Router:
         await self._configured.wait()
         while True:
             try:
-                await self._compute()
+                await self._computed.read()
             except LeviBotError as exc:
                 log.warning("signals are waiting", reason=str(exc))
                 await asyncio.sleep(POLL_S)
@@ -220,13 +221,6 @@ class Router:
                 log.error("the router failed and begins again", exc_info=exc)
                 await asyncio.sleep(POLL_S)
             await asyncio.sleep(POLL_S)
-
-    async def _compute(self) -> dict[str, Signal]:
-        # One computation, however many wait for it; in a context of its own, for the deadline and the trace
-        # of whoever comes first are not the others'.
-        if self._computing is None or self._computing.done():
-            self._computing = asyncio.create_task(self._compute_once(), context=Context())
-        return await asyncio.shield(self._computing)
 
     async def _compute_once(self) -> dict[str, Signal]:
         while version := await self._usable_version():

@@ -1,4 +1,4 @@
-"""The newest signals as Redis held them a moment ago: the first of the caches that a prediction comes to."""
+"""The newest signals as they were found a moment ago: the first of the caches that a question comes to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LATE = 10.0
 
 
 class SignalCache(Generic[T]):
-    """Reads the signals of all symbols at once; what was read is held for `lives_s`.
+    """Reads, or computes, the signals of all symbols at once; what was found is held for `lives_s`.
 
     While the next read is under way it is held longer, LATE times at most: a replica that has much to do
     reads slowly, and must not have all who ask wait for that. So a signal may be told that much later than
@@ -50,11 +50,21 @@ class SignalCache(Generic[T]):
         return self._held if age_s < self._lives_s * (LATE if is_read_anew else 1.0) else None
 
     async def read(self) -> T:
-        """What Redis has now. Those who wait share one read.
+        """What there is now. Those who wait share one read.
 
         Raises StoreError.
         """
         return await asyncio.shield(self._begin())
+
+    def forget(self) -> None:
+        """Hold nothing of what was read: it would be another now."""
+        self._read_at = -math.inf
+
+    async def close(self) -> None:
+        """End the read that is under way."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
 
     def _begin(self) -> asyncio.Task[T]:
         if self._reading is None or self._reading.done():

@@ -632,8 +632,14 @@ class TestCanary:
         row = np.ones((2, len(CORE.names)))
         await online.write_features([FeatureWindow(symbol, later, CORE.names, row)])
         started = asyncio.get_running_loop().time()
-        routed = (await router.signals([symbol]))[symbol]
+
+        async def is_later() -> bool:
+            signal = (await router.signals([symbol]))[symbol].signal
+            return signal is not None and signal.as_of == later
+
+        await until(is_later)
         took_s = asyncio.get_running_loop().time() - started
+        routed = (await router.signals([symbol]))[symbol]
         assert routed.signal is not None
         assert (routed.signal.as_of, routed.served_from) == (later, "computed")
         assert (routed.signal.model_version, routed.signal.probability_up) == ("v1.0.0", 0.5)

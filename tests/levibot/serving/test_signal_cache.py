@@ -133,6 +133,21 @@ async def test_a_read_that_fails_holds_nothing_and_the_next_one_is_another() -> 
     assert (await cache.read())["BTCUSDT"] == signal(3)
 
 
+async def test_what_is_forgotten_is_not_held_and_a_read_that_is_under_way_ends_with_it() -> None:
+    store = Store()
+    cache = SignalCache(store.read, lives_s=60.0)
+    await cache.read()
+    cache.forget()
+    assert cache.held() is None
+    store.waits.clear()
+    reading = asyncio.create_task(cache.read())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await cache.close()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
 async def test_a_life_of_zero_holds_nothing() -> None:
     cache = SignalCache(Store().read, lives_s=0.0)
     await cache.read()
