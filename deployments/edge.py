@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -101,6 +102,27 @@ class WithinTime:
             message = f"There was no answer within the {seconds:g} s that the caller waits."
             late = error_response(408, "timeout", message, "Wait longer, or try again.", trace_id)
             await late(scope, receive, send)
+
+
+class OnceEach:
+    """Middleware: refuses a query that gives a parameter twice. No route takes a list: one would be lost."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and b"&" in scope["query_string"]:
+            request = Request(scope)
+            given = Counter(name for name, _ in request.query_params.multi_items())
+            twice = [name for name, n in given.items() if n > 1]
+            if twice:
+                message = f"query.{twice[0][:40]} is given {given[twice[0]]} times: give it once."
+                refused = error_response(
+                    422, "bad_request", message, "See /docs for the schema.", trace_id_of(request)
+                )
+                await refused(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _completed(headers: Iterable[tuple[bytes, bytes]], trace_id: str) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from deployments.canary_routes import CanariesFace, add_canary_routes
-from deployments.edge import Edge, WithinTime
+from deployments.edge import Edge, OnceEach, WithinTime
 from deployments.ensemble_routes import EnsembleFace, add_ensemble_routes
 from deployments.errors import LimitBody, install_error_handlers, trace_id_of
 from deployments.gate import Gate
@@ -125,6 +125,7 @@ def build_http(face: Face) -> FastAPI:
     install_error_handlers(http)
     # The last one is the outermost.
     http.add_middleware(LimitBody)
+    http.add_middleware(OnceEach)
     http.add_middleware(HotPath, memory=face)
     http.add_middleware(Gate, admission=face.admission)
     http.add_middleware(WithinTime)

@@ -126,6 +126,7 @@ async def test_a_symbol_without_features_is_missing_as_a_whole(
         *((f"/features/BTCUSDT?order_notional={size}", 422, "bad_request") for size in ("0", "-1", "x")),
         *((f"/features/BTCUSDT?order_notional={size}", 422, "bad_request") for size in ("nan", "inf")),
         ("/features/BTCUSDT?order=1", 422, "bad_request"),
+        ("/features/BTCUSDT?order_notional=1&order_notional=2", 422, "bad_request"),
     ],
 )
 async def test_what_cannot_be_asked_of_the_features_is_refused_in_the_one_shape(
