@@ -41,10 +41,10 @@ class NotingFace(FakeFace):
         super().__init__(home)
         self.asked_at: list[float] = []
 
-    async def predict(self, symbol: str, version: str | None = None) -> Answer:
+    async def predict(self, symbol: str, version: str | None = None, key_id: str = "") -> Answer:
         if symbol == "BTCUSDT":
             self.asked_at.append(time.monotonic())
-        return await super().predict(symbol, version)
+        return await super().predict(symbol, version, key_id)
 
 
 @pytest.fixture
