@@ -15,7 +15,7 @@ from levibot.clock import ManualClock
 from levibot.errors import NotReady, RateLimited, UsageError
 from levibot.serving import signal_feed
 from levibot.serving.signal_feed import Gap, SignalFeed
-from levibot.stores import online
+from levibot.stores import online_signals
 from levibot.stores.online import OnlineStore, Signal
 from levibot.stores.redis import open_redis
 from levibot.stores.signal_stream import SIGNALS, SignalStream, Told, check_id
@@ -114,7 +114,7 @@ async def test_what_is_not_kept_any_more_is_told(
     store: OnlineStore, stream: SignalStream, feed: SignalFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await stream.newest_id()
-    monkeypatch.setattr(online, "STREAM_LENGTH", 3)
+    monkeypatch.setattr(online_signals, "STREAM_LENGTH", 3)
     signals = signals_of(store, 6)
     for signal in signals:
         await store.write_signals([signal], ttl_s=30.0)
