@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -220,6 +221,10 @@ def test_a_training_job_from_a_second_shell_is_served(system: LiveSystem) -> Non
     wait_for(lambda: system.predict().json()["model_version"] > before, 15, "the new version")
 
 
+def is_answered_by(system: LiveSystem, version: str) -> bool:
+    return bool(system.predict().json()["model_version"] == version)
+
+
 def test_a_version_takes_the_place_of_another_and_no_request_fails(system: LiveSystem) -> None:
     url = f"{system.url}/ai/models"
     listed = httpx.get(f"{url}/list", headers=system.headers, timeout=30.0).json()
@@ -231,7 +236,7 @@ def test_a_version_takes_the_place_of_another_and_no_request_fails(system: LiveS
             asked = {"version": version, "reason": "another model set, under load"}
             answer = httpx.post(f"{url}/activate", json=asked, headers=system.headers, timeout=30.0)
             assert answer.status_code == 200, answer.text
-            wait_for(lambda: system.predict().json()["model_version"] == version, 30, version)  # noqa: B023
+            wait_for(partial(is_answered_by, system, version), 30, version)
 
     assert {tries[0].body.get("model_version") for tries in seen.requests} == {earlier, serving}
     assert [tries[0] for tries in seen.requests if not tries[0].is_answer] == []
