@@ -109,16 +109,8 @@ class OnlineSignals:
         text: Any = await ask("read signal", self._client.get(key))
         return self.signal_of(key, text)
 
-    async def read_signals(self, symbols: Sequence[str]) -> dict[str, Signal | None]:
-        """As `read_signal`, of many symbols in one round trip."""
-        if not symbols:
-            return {}
-        keys = [_signal_key(symbol) for symbol in symbols]
-        texts: list[Any] = await ask("read signals", self._client.mget(keys))
-        return {s: self.signal_of(key, text) for s, key, text in zip(symbols, keys, texts, strict=True)}
-
     async def read_arms(self, symbols: Sequence[str]) -> Arms:
-        """As `read_signals`, and the canary's signals with them, in the same round trip."""
+        """As `read_signal`, of many symbols and with the canary's signals, in one round trip."""
         if not symbols:
             return Arms({}, self, None, {})
         keys = [_signal_key(symbol) for symbol in symbols]
